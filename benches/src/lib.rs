@@ -1,0 +1,1 @@
+//! Every measured claim about Posta, beside its peers.

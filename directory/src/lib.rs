@@ -1,0 +1,1 @@
+//! The Posta directory authority: votes and consensus.

@@ -1,0 +1,1 @@
+//! A whole Posta network on one machine.
