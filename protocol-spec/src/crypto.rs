@@ -1,0 +1,225 @@
+//! The only place that names primitives. Everything else asks for what it needs by purpose.
+//!
+//! | purpose | primitive | crate |
+//! |---|---|---|
+//! | hybrid key encapsulation | X-Wing (draft-connolly-cfrg-xwing-kem) | [`xwing`] |
+//! | a hop's routing, sealed boxes | AES-256-GCM | aws-lc-rs |
+//! | filler, payload | AES-256-CTR | `aes`, `ctr` |
+//! | hashes, derivation, keyed hashes | BLAKE3 | `blake3` |
+//! | signatures | Ed25519 | [`signature`] |
+
+use aes::Aes256;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ctr::Ctr32BE;
+use ctr::cipher::{KeyIvInit, StreamCipher};
+
+use crate::error::Refused;
+use crate::ids::Hash;
+use crate::params::{BOX_NONCE_LEN, TAG_LEN};
+use crate::secret::Secret;
+
+pub mod signature;
+pub mod wide_block;
+pub mod xwing;
+
+/// Every domain-separation string of the protocol. One purpose each; none is a prefix of use in another place.
+pub mod context {
+    /// A hop's root key, from the X-Wing shared secret.
+    pub const HOP: &str = "posta v1 hop";
+    /// A hop's AES-256-GCM key for the routing.
+    pub const HEADER: &str = "posta v1 hop header";
+    /// A hop's AES-256-CTR key for the bytes shifted in behind the routing.
+    pub const FILLER: &str = "posta v1 hop filler";
+    /// A hop's payload key, from which the wide block's round keys come.
+    pub const PAYLOAD: &str = "posta v1 hop payload";
+    /// A hop's replay tag.
+    pub const REPLAY: &str = "posta v1 hop replay tag";
+    /// Round keys of the wide block.
+    pub const WIDE_BLOCK: &str = "posta v1 wide block rounds";
+    /// A geometry's hash.
+    pub const GEOMETRY: &str = "posta v1 geometry";
+    /// A reader capability's hash.
+    pub const READER: &str = "posta v1 queue reader";
+    /// A writer capability's hash.
+    pub const WRITER: &str = "posta v1 queue writer";
+    /// A blob capability's hash.
+    pub const BLOB: &str = "posta v1 blob reader";
+    /// An inbox's id, from its attach secret.
+    pub const INBOX: &str = "posta v1 inbox";
+    /// A message key, from a queue key.
+    pub const BOX: &str = "posta v1 sealed box";
+    /// A blob's seal key, from an invitation's secret.
+    pub const INVITATION_SEAL: &str = "posta v1 invitation seal";
+    /// A blob's get capability, from an invitation's secret.
+    pub const INVITATION_GET: &str = "posta v1 invitation get";
+    /// The hash of the inviter's fixed data, which the blob's key depends on.
+    pub const INVITATION_DATA: &str = "posta v1 invitation data";
+    /// A consensus' hash.
+    pub const CONSENSUS: &str = "posta v1 consensus";
+    /// A descriptor's hash.
+    pub const DESCRIPTOR: &str = "posta v1 descriptor";
+    /// A vote's hash.
+    pub const VOTE: &str = "posta v1 vote";
+    /// The hash of a key epoch's mix keys.
+    pub const MIX_KEYS: &str = "posta v1 mix keys";
+    /// The order in which mixes are dealt to layers.
+    pub const LAYERS: &str = "posta v1 layers";
+    /// All of them.
+    pub const ALL: &[&str] = &[
+        HOP,
+        HEADER,
+        FILLER,
+        PAYLOAD,
+        REPLAY,
+        WIDE_BLOCK,
+        GEOMETRY,
+        READER,
+        WRITER,
+        BLOB,
+        INBOX,
+        BOX,
+        INVITATION_SEAL,
+        INVITATION_GET,
+        INVITATION_DATA,
+        CONSENSUS,
+        DESCRIPTOR,
+        VOTE,
+        MIX_KEYS,
+        LAYERS,
+    ];
+}
+
+/// BLAKE3 of `bytes` in the domain `context`.
+#[must_use]
+pub fn hash(context: &'static str, bytes: &[u8]) -> Hash {
+    Hash(blake3::derive_key(context, bytes))
+}
+
+/// A 32-byte key from key material, for one purpose.
+#[must_use]
+pub fn derive(context: &'static str, material: &[u8]) -> Secret<32> {
+    Secret::new(blake3::derive_key(context, material))
+}
+
+/// As [`derive()`], filling as many bytes as are asked for.
+pub fn derive_into(context: &'static str, material: &[u8], out: &mut [u8]) {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    hasher.update(material);
+    hasher.finalize_xof().fill(out);
+}
+
+/// BLAKE3 keyed with `key`.
+#[must_use]
+pub fn keyed_hash(key: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
+    *blake3::keyed_hash(key, bytes).as_bytes()
+}
+
+/// Adds the AES-256-CTR keystream under a one-time key, from block 0 with a zero prefix.
+pub fn stream_xor(key: &[u8; 32], data: &mut [u8]) {
+    Ctr32BE::<Aes256>::new(key.into(), &[0; 16].into()).apply_keystream(data);
+}
+
+/// Adds the keystream that [`seal_routing`] uses under the same key: AES-256-CTR from GCM's counter 2.
+///
+/// The packet builder alone calls it, to learn which plaintext becomes the filler's ciphertext; the specification
+/// argues why this one reuse is harmless: the key is used for exactly one message, of which this is a part.
+pub fn routing_keystream(key: &[u8; 32], data: &mut [u8]) {
+    let mut counter = [0; 16];
+    if let Some(last) = counter.last_mut() {
+        *last = 2;
+    }
+    Ctr32BE::<Aes256>::new(key.into(), &counter.into()).apply_keystream(data);
+}
+
+fn gcm(key: &[u8; 32]) -> Option<LessSafeKey> {
+    UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new)
+}
+
+/// Encrypts a hop's routing in place under its one-time key with a zero nonce; returns the tag.
+///
+/// # Errors
+/// Only if the primitive itself fails, which no input causes.
+pub fn seal_routing(key: &[u8; 32], aad: &[u8], routing: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
+    seal(key, [0; BOX_NONCE_LEN], aad, routing)
+}
+
+/// Opens a hop's routing into `plain`, which is as long. The input stays as it is, for another key to be tried.
+///
+/// # Errors
+/// If the tag doesn't fit; `plain` is then of no use.
+pub fn open_routing(
+    key: &[u8; 32],
+    aad: &[u8],
+    routing: &[u8],
+    tag: &[u8; TAG_LEN],
+    plain: &mut [u8],
+) -> Result<(), Refused> {
+    let key = gcm(key).ok_or(Refused)?;
+    let nonce = Nonce::assume_unique_for_key([0; BOX_NONCE_LEN]);
+    key.open_separate_gather(nonce, Aad::from(aad), routing, tag, plain).map_err(|_| Refused)
+}
+
+/// AES-256-GCM in place; returns the tag. A pair of key and nonce is used once.
+///
+/// # Errors
+/// Only if the primitive itself fails, which no input causes.
+pub fn seal(key: &[u8; 32], nonce: [u8; BOX_NONCE_LEN], aad: &[u8], data: &mut [u8]) -> Result<[u8; TAG_LEN], Refused> {
+    let key = gcm(key).ok_or(Refused)?;
+    let tag = key
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), data)
+        .map_err(|_| Refused)?;
+    tag.as_ref().try_into().map_err(|_| Refused)
+}
+
+/// Opens AES-256-GCM in place.
+///
+/// # Errors
+/// If the tag doesn't fit; `data` is then of no use.
+pub fn open(
+    key: &[u8; 32],
+    nonce: [u8; BOX_NONCE_LEN],
+    aad: &[u8],
+    data: &mut [u8],
+    tag: &[u8; TAG_LEN],
+) -> Result<(), Refused> {
+    let key = gcm(key).ok_or(Refused)?;
+    key.open_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), tag, data)
+        .map(|_| ())
+        .map_err(|_| Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn contexts_are_distinct() {
+        assert_eq!(context::ALL.iter().collect::<BTreeSet<_>>().len(), context::ALL.len());
+    }
+
+    #[test]
+    fn the_raw_keystream_is_the_one_of_gcm() {
+        let key = [7; 32];
+        let mut sealed = vec![0x11; 300];
+        let mut plain = sealed.clone();
+        seal_routing(&key, b"aad", &mut sealed).unwrap();
+        routing_keystream(&key, &mut plain);
+        assert_eq!(sealed, plain);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused() {
+        let key = [7; 32];
+        let mut data = b"routing".to_vec();
+        let tag = seal_routing(&key, b"aad", &mut data).unwrap();
+        let mut garbled = data.clone();
+        garbled[3] ^= 1;
+        let mut plain = [0; 7];
+        assert_eq!(open_routing(&key, b"aad", &garbled, &tag, &mut plain), Err(Refused));
+        assert_eq!(open_routing(&key, b"another", &data, &tag, &mut plain), Err(Refused));
+        open_routing(&key, b"aad", &data, &tag, &mut plain).unwrap();
+        assert_eq!(&plain, b"routing");
+    }
+}

@@ -1,0 +1,288 @@
+//! Sealing between the two ends of a conversation, and what is inside a sealed box.
+//!
+//! A session seals through [`EndToEnd`]; which scheme stands behind it is the conversation's business. [`QueueKey`]
+//! seals each box under a key of its queue, from the invitation. It gives no forward secrecy by itself: MLS will seal
+//! inside of it, and it hides MLS's own headers.
+
+use core::fmt;
+
+use rand_core::CryptoRng;
+
+use crate::codec::{Reader, Writer};
+use crate::crypto::{self, context};
+use crate::error::{Malformed, Misuse, Refused};
+use crate::ids::{Epoch, Hash, RelayId};
+use crate::now::Wall;
+use crate::params::{BOX_CONTENT_LEN, BOX_LEN, BOX_NONCE_LEN, TAG_LEN};
+use crate::registry::content as code;
+use crate::secret::Secret;
+
+/// Seals what goes to one queue, and opens what comes from one.
+pub trait EndToEnd: fmt::Debug + Send {
+    /// Seals at most [`BOX_CONTENT_LEN`] bytes into a box of exactly [`BOX_LEN`] bytes. Sealing twice gives two boxes
+    /// that can't be linked.
+    ///
+    /// # Errors
+    /// [`Misuse::TooLong`] if the content doesn't fit.
+    fn seal(&mut self, content: &[u8], rng: &mut dyn CryptoRng) -> Result<Box<[u8]>, Misuse>;
+
+    /// Opens a box.
+    ///
+    /// # Errors
+    /// [`Refused`] if it wasn't sealed by the other end for this queue.
+    fn open(&mut self, sealed: &[u8]) -> Result<Vec<u8>, Refused>;
+}
+
+/// AES-256-GCM under a key of the queue.
+///
+/// ```text
+/// 0           12                                                       11,248
+/// | nonce     | encrypted: length (4), content, zeros up to the length | tag |
+/// ```
+pub struct QueueKey(Secret<32>);
+
+impl QueueKey {
+    /// The sealing of one queue under a key that both ends hold.
+    #[must_use]
+    pub fn new(key: &Secret<32>) -> Self {
+        Self(crypto::derive(context::BOX, key.expose()))
+    }
+}
+
+impl EndToEnd for QueueKey {
+    fn seal(&mut self, content: &[u8], rng: &mut dyn CryptoRng) -> Result<Box<[u8]>, Misuse> {
+        if content.len() > BOX_CONTENT_LEN {
+            return Err(Misuse::TooLong { what: "the message", got: content.len(), max: BOX_CONTENT_LEN });
+        }
+        let mut nonce = [0; BOX_NONCE_LEN];
+        rng.fill_bytes(&mut nonce);
+        let mut inner = Writer::with_capacity(BOX_CONTENT_LEN + 4);
+        inner.bounded(content);
+        let mut inner = inner.finish();
+        inner.resize(BOX_CONTENT_LEN + 4, 0);
+        let tag =
+            crypto::seal(self.0.expose(), nonce, &[], &mut inner).map_err(|Refused| Misuse::Key("the queue key"))?;
+        let mut sealed = Writer::with_capacity(BOX_LEN);
+        sealed.bytes(&nonce);
+        sealed.bytes(&inner);
+        sealed.bytes(&tag);
+        Ok(sealed.finish().into_boxed_slice())
+    }
+
+    fn open(&mut self, sealed: &[u8]) -> Result<Vec<u8>, Refused> {
+        if sealed.len() != BOX_LEN {
+            return Err(Refused);
+        }
+        let (nonce, rest) = sealed.split_first_chunk().ok_or(Refused)?;
+        let (inner, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or(Refused)?;
+        let mut inner = inner.to_vec();
+        crypto::open(self.0.expose(), *nonce, &[], &mut inner, tag)?;
+        let content = Reader::new(&inner).bounded(BOX_CONTENT_LEN, "content").map_err(|_| Refused)?;
+        Ok(content.to_vec())
+    }
+}
+
+impl fmt::Debug for QueueKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QueueKey(..)")
+    }
+}
+
+/// Where a queue is, for the one who will write to it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct QueueAddress {
+    /// The relay that holds it.
+    pub relay: RelayId,
+    /// The invited writer capability, to be replaced by `secure`.
+    pub invited: Secret<32>,
+    /// The key that seals what goes there.
+    pub key: Secret<32>,
+}
+
+impl QueueAddress {
+    /// Encoded length in bytes.
+    pub const LEN: usize = 96;
+
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// If it is truncated.
+    pub fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            relay: RelayId::read(r)?,
+            invited: Secret::new(r.array("queue address")?),
+            key: Secret::new(r.array("queue address")?),
+        })
+    }
+
+    /// Writes the address.
+    pub fn write(&self, w: &mut Writer) {
+        self.relay.write(w);
+        w.bytes(self.invited.expose());
+        w.bytes(self.key.expose());
+    }
+
+    /// Reads a list of at most [`MAX_QUEUES`] addresses.
+    ///
+    /// # Errors
+    /// If the list is empty, too long or truncated.
+    pub fn read_list(r: &mut Reader<'_>) -> Result<Vec<Self>, Malformed> {
+        match r.count(MAX_QUEUES, "queues")? {
+            0 => Err(Malformed::Value("queues")),
+            n => (0..n).map(|_| Self::read(r)).collect(),
+        }
+    }
+
+    /// Writes a list.
+    pub fn write_list(list: &[Self], w: &mut Writer) {
+        w.count(list.len());
+        list.iter().for_each(|q| q.write(w));
+    }
+}
+
+/// Queues of one direction of a contact, at most.
+pub const MAX_QUEUES: usize = 8;
+
+/// What is inside a box: who wrote it vouches for the consensus it sees, so that a local eclipse shows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The newest consensus that the writer holds.
+    pub epoch: Epoch,
+    /// Its hash.
+    pub consensus: Hash,
+    /// What it says.
+    pub kind: Kind,
+}
+
+/// What a box says.
+#[derive(PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A message of the application.
+    Message {
+        /// 1, 2, 3 and so on within the direction, the same in every copy.
+        number: u64,
+        /// The receiver drops it unread after this.
+        expires: Wall,
+        /// The application's bytes.
+        body: Vec<u8>,
+    },
+    /// The receiver has stored every message up to this number.
+    Receipt {
+        /// The number.
+        up_to: u64,
+    },
+    /// Where the joining side reads.
+    Queues(Vec<QueueAddress>),
+    /// Something of a later version; ignored.
+    Unknown(u8),
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Message { .. } => "Message(..)",
+            Self::Receipt { .. } => "Receipt(..)",
+            Self::Queues(_) => "Queues(..)",
+            Self::Unknown(_) => "Unknown(..)",
+        })
+    }
+}
+
+/// The longest application message that fits one box.
+pub const MAX_MESSAGE_LEN: usize = BOX_CONTENT_LEN - 8 - 32 - 1 - 8 - 8 - 4;
+
+impl Content {
+    /// Encodes the content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(128);
+        w.u64(self.epoch.0);
+        self.consensus.write(&mut w);
+        match &self.kind {
+            Kind::Message { number, expires, body } => {
+                w.u8(code::MESSAGE);
+                w.u64(*number);
+                w.u64(expires.0);
+                w.bounded(body);
+            }
+            Kind::Receipt { up_to } => {
+                w.u8(code::RECEIPT);
+                w.u64(*up_to);
+            }
+            Kind::Queues(list) => {
+                w.u8(code::QUEUES);
+                QueueAddress::write_list(list, &mut w);
+            }
+            Kind::Unknown(n) => w.u8(*n),
+        }
+        w.finish()
+    }
+
+    /// Decodes the content of a box.
+    ///
+    /// # Errors
+    /// [`Malformed`] if a known kind doesn't parse.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let (epoch, consensus) = (Epoch(r.u64("content")?), Hash::read(&mut r)?);
+        let kind = match r.u8("content")? {
+            code::MESSAGE => Kind::Message {
+                number: r.u64("message")?,
+                expires: Wall(r.u64("message")?),
+                body: r.bounded(MAX_MESSAGE_LEN, "message")?.to_vec(),
+            },
+            code::RECEIPT => Kind::Receipt { up_to: r.u64("receipt")? },
+            code::QUEUES => Kind::Queues(QueueAddress::read_list(&mut r)?),
+            n => {
+                r.remainder();
+                Kind::Unknown(n)
+            }
+        };
+        r.finish("content")?;
+        Ok(Self { epoch, consensus, kind })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn a_box_opens_under_its_key_only_and_has_one_length() {
+        let rng = &mut ChaCha20Rng::seed_from_u64(1);
+        let mut a = QueueKey::new(&Secret::new([1; 32]));
+        let mut b = QueueKey::new(&Secret::new([2; 32]));
+        for content in [vec![], vec![7; 100], vec![8; BOX_CONTENT_LEN]] {
+            let sealed = a.seal(&content, rng).unwrap();
+            assert_eq!(sealed.len(), BOX_LEN);
+            assert_eq!(a.open(&sealed), Ok(content.clone()));
+            assert_eq!(b.open(&sealed), Err(Refused));
+            assert_ne!(sealed, a.seal(&content, rng).unwrap());
+            let mut garbled = sealed.clone();
+            garbled[5000] ^= 1;
+            assert_eq!(a.open(&garbled), Err(Refused));
+        }
+        assert!(a.seal(&vec![0; BOX_CONTENT_LEN + 1], rng).is_err());
+    }
+
+    #[test]
+    fn contents_come_back() {
+        let address =
+            || QueueAddress { relay: RelayId([1; 32]), invited: Secret::new([2; 32]), key: Secret::new([3; 32]) };
+        for kind in [
+            Kind::Message { number: 1, expires: Wall(2), body: vec![3; MAX_MESSAGE_LEN] },
+            Kind::Receipt { up_to: 4 },
+            Kind::Queues(vec![address(), address()]),
+            Kind::Unknown(99),
+        ] {
+            let content = Content { epoch: Epoch(1), consensus: Hash([2; 32]), kind };
+            let bytes = content.encode();
+            assert!(bytes.len() <= BOX_CONTENT_LEN);
+            assert_eq!(Content::decode(&bytes), Ok(content));
+        }
+    }
+}

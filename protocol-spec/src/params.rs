@@ -1,0 +1,101 @@
+//! Every size, limit and duration of the protocol, each with its reason. The specification names these constants.
+
+use core::time::Duration;
+
+/// The protocol version that this code speaks; in the consensus, the hop keys, every link's hello and the ALPN.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+// ---- the packet ------------------------------------------------------------------------------------------------
+
+/// An X-Wing ciphertext: 1,088 bytes of ML-KEM-768, 32 of X25519.
+pub const KEM_CIPHERTEXT_LEN: usize = 1120;
+/// An X-Wing public key: 1,184 bytes of ML-KEM-768, 32 of X25519.
+pub const KEM_PUBLIC_KEY_LEN: usize = 1216;
+/// An X-Wing secret key is its seed.
+pub const KEM_SEED_LEN: usize = 32;
+/// Randomness of one X-Wing encapsulation: 32 bytes for ML-KEM, 32 for X25519.
+pub const KEM_ENCAPS_SEED_LEN: usize = 64;
+/// AES-256-GCM tag of a hop's routing.
+pub const TAG_LEN: usize = 16;
+/// A command block: one kind byte and at most 32 + 16 bytes of operands, the rest uniformly random.
+pub const COMMAND_BLOCK_LEN: usize = 64;
+/// A routing slot: a command block, then the next hop's tag and ciphertext.
+pub const SLOT_LEN: usize = COMMAND_BLOCK_LEN + TAG_LEN + KEM_CIPHERTEXT_LEN;
+/// The left half of the payload's wide block; 32 zero bytes in front of a forward payload.
+pub const PAYLOAD_CHECK_LEN: usize = 32;
+/// Payload of the default geometry. A multiple of 16 KiB, so that BLAKE3 hashes it as whole groups of 16 chunks.
+pub const DEFAULT_PAYLOAD_LEN: usize = 16 * 1024;
+/// Hops of the default geometry: guard edge, two mixes, queue edge.
+pub const DEFAULT_HOPS: usize = 4;
+/// No geometry has more hops: a header of eight is 9.1 KB.
+pub const MAX_HOPS: usize = 8;
+/// No geometry carries more payload; bounds what a link peer can make us allocate for one packet.
+pub const MAX_PAYLOAD_LEN: usize = 64 * 1024;
+/// Longest delay that a packet can ask of a hop: far beyond the 1 - 1e-12 quantile of every profile.
+pub const MAX_HOP_DELAY: Duration = Duration::from_secs(600);
+
+// ---- queues ----------------------------------------------------------------------------------------------------
+
+/// A capability: 32 random bytes, one kind for the reader, one for the writer.
+pub const CAPABILITY_LEN: usize = 32;
+/// Reply blocks that one `subscribe` carries: as many as fit the default payload.
+pub const MAX_SUBSCRIBE_SURBS: usize = 3;
+/// Reply blocks that a relay keeps for one queue; more replace the oldest.
+pub const MAX_QUEUE_SURBS: usize = 8;
+/// Messages that a queue holds by default; over it the writer gets `full`.
+pub const DEFAULT_QUEUE_QUOTA: u32 = 128;
+/// Sequence numbers behind the newest accepted one that a queue still tells apart.
+pub const SEQUENCE_WINDOW: u64 = 64;
+/// A message not fetched within this time is erased.
+pub const DEFAULT_MESSAGE_TTL: Duration = Duration::from_secs(21 * 24 * 3600);
+/// A queue not used within this time is erased.
+pub const DEFAULT_QUEUE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Longest life of a blob (an invitation): 30 days.
+pub const MAX_BLOB_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A sealed message box as a queue holds it. A `send` with one reply block fits the default payload:
+/// 11,264 + 4,888 (reply block) + its few fixed bytes < 16,384.
+pub const BOX_LEN: usize = 11 * 1024;
+/// A blob as a relay holds it; every blob is padded to this length.
+pub const BLOB_LEN: usize = 8 * 1024;
+
+// ---- end to end ------------------------------------------------------------------------------------------------
+
+/// Nonce of the sealing of one box: random, in front of it.
+pub const BOX_NONCE_LEN: usize = 12;
+/// What fits one sealed box: the box less nonce, tag and a length.
+pub const BOX_CONTENT_LEN: usize = BOX_LEN - BOX_NONCE_LEN - TAG_LEN - 4;
+
+// ---- key epochs and time ---------------------------------------------------------------------------------------
+
+/// Key epochs whose mix keys a relay publishes ahead of the current one.
+pub const KEY_EPOCHS_AHEAD: u64 = 2;
+/// Default length of a key epoch; the consensus sets it.
+pub const DEFAULT_KEY_EPOCH: Duration = Duration::from_secs(6 * 3600);
+/// Default length of a directory epoch; the consensus sets it.
+pub const DEFAULT_EPOCH: Duration = Duration::from_secs(3600);
+/// How far a relay's clock may be off.
+pub const RELAY_CLOCK_SKEW: Duration = Duration::from_secs(120);
+/// Epochs for which a consensus stays valid after the one it is for.
+pub const CONSENSUS_LIFETIME_EPOCHS: u64 = 3;
+
+// ---- directory documents ---------------------------------------------------------------------------------------
+
+/// Relays that a consensus can list.
+pub const MAX_RELAYS: usize = 20_000;
+/// Authorities that a network can have.
+pub const MAX_AUTHORITIES: usize = 32;
+/// Addresses that a descriptor can carry for one port: IPv4 and IPv6, and a spare of each.
+pub const MAX_ADDRESSES: usize = 4;
+/// Longest descriptor: three mix keys of 1,216 bytes and some hundred bytes besides.
+pub const MAX_DESCRIPTOR_LEN: usize = 8 * 1024;
+/// Longest consensus without mix keys: 20,000 relays at about 200 bytes.
+pub const MAX_CONSENSUS_LEN: usize = 8 * 1024 * 1024;
+/// Longest part of mix keys: 20,000 relays at 1,216 + 32 bytes.
+pub const MAX_MIX_KEYS_LEN: usize = 26 * 1024 * 1024;
+
+// ---- links -----------------------------------------------------------------------------------------------------
+
+/// Longest control frame on a link.
+pub const MAX_FRAME_LEN: usize = 256;
+
+const _: () = assert!(DEFAULT_PAYLOAD_LEN.is_multiple_of(16 * 1024));
