@@ -1,0 +1,204 @@
+//! A finished handshake, and the requests and replies of a directory connection.
+
+use std::fmt;
+use std::time::Duration;
+
+use posta_protocol::frame::Hello;
+use posta_protocol::ids::LinkPublicKey;
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{ReadToEndError, RecvStream, SendStream, VarInt};
+use tokio::time::timeout;
+
+use crate::error::LinkError;
+use crate::link::{self, Link};
+use crate::tls::proved_key;
+use crate::transport::{Audience, CLOSE_BREACH, CLOSE_DONE, CLOSE_MISMATCH};
+
+/// How long a request may take, from its first byte to the reply's last.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request or a reply may take to pass.
+pub const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection whose handshake is finished. A clone is another handle; when the last is dropped it closes.
+#[derive(Clone)]
+pub struct Connection {
+    pub(crate) quic: quinn::Connection,
+    audience: Audience,
+    peer: Option<LinkPublicKey>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({:?})", self.audience)
+    }
+}
+
+impl Connection {
+    /// Takes over a connection, after one more look at what was agreed: QUIC alone accepts two sides without ALPN.
+    pub(crate) fn finished(quic: quinn::Connection, audience: Audience) -> Result<Self, LinkError> {
+        let agreed = quic.handshake_data().and_then(|d| d.downcast::<HandshakeData>().ok());
+        if agreed.and_then(|d| d.protocol).as_deref() != Some(audience.alpn()) {
+            quic.close(CLOSE_MISMATCH, b"");
+            return Err(LinkError::Version);
+        }
+        let peer = proved_key(&quic);
+        Ok(Self { quic, audience, peer })
+    }
+
+    /// The key that the other side has proved; `None` for an anonymous one.
+    #[must_use]
+    pub const fn peer(&self) -> Option<LinkPublicKey> {
+        self.peer
+    }
+
+    /// Whether this side dialled; for two connections at once, of which one has to go.
+    #[must_use]
+    pub fn dialled(&self) -> bool {
+        self.quic.side() == quinn::Side::Client
+    }
+
+    /// A number that tells this connection from others of the process, for tables; it means nothing to anyone else.
+    #[must_use]
+    pub fn id(&self) -> usize {
+        self.quic.stable_id()
+    }
+
+    /// Whether the connection is closed already.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.quic.close_reason().is_some()
+    }
+
+    /// Closes at once; what is under way is lost.
+    pub fn close(&self) {
+        self.close_with(CLOSE_DONE);
+    }
+
+    /// Closes because the other side broke the framing.
+    pub(crate) fn close_breach(&self) {
+        self.close_with(CLOSE_BREACH);
+    }
+
+    /// Closes because the hellos don't fit.
+    pub(crate) fn close_mismatch(&self) {
+        self.close_with(CLOSE_MISMATCH);
+    }
+
+    /// Closing what is closed would replace the reason that the others are told.
+    fn close_with(&self, code: VarInt) {
+        if !self.is_closed() {
+            self.quic.close(code, b"");
+        }
+    }
+
+    /// Waits until the connection is closed, and says why.
+    pub async fn closed(&self) -> LinkError {
+        LinkError::from_quic(&self.quic.closed().await)
+    }
+
+    /// Why a stream of this connection failed.
+    pub(crate) fn failure(&self) -> LinkError {
+        self.quic.close_reason().map_or(LinkError::Refused, |e| LinkError::from_quic(&e))
+    }
+
+    pub(crate) const fn audience(&self) -> Audience {
+        self.audience
+    }
+
+    /// Says hello both ways and opens the streams. `packet_len` is the length of every packet, in bytes. At most 5
+    /// seconds; both sides must call it.
+    ///
+    /// # Errors
+    /// [`LinkError::NotAdmitted`] if the peer refused our key, [`LinkError::Version`] or [`LinkError::Geometry`] if the
+    /// hellos don't fit, [`LinkError::Malformed`], [`LinkError::Timeout`], [`LinkError::Audience`] on a directory
+    /// connection.
+    pub async fn open_link(self, hello: Hello, packet_len: usize) -> Result<Link, LinkError> {
+        link::open(self, hello, packet_len).await
+    }
+
+    /// Sends a request and reads the reply, at most `max_reply` bytes. At most 60 seconds. Safe to cancel: the peer is
+    /// told.
+    ///
+    /// # Errors
+    /// [`LinkError::TooLong`] for a longer reply, [`LinkError::Refused`] if the peer gave none, [`LinkError::Timeout`],
+    /// [`LinkError::NotAdmitted`] if the peer refused our key, or why the connection closed.
+    pub async fn request(&self, body: &[u8], max_reply: usize) -> Result<Vec<u8>, LinkError> {
+        if self.audience != Audience::Directory {
+            return Err(LinkError::Audience);
+        }
+        let exchange = async {
+            let (mut send, mut recv) = self.quic.open_bi().await.map_err(|e| LinkError::from_quic(&e))?;
+            send.write_all(body).await.map_err(|_| self.failure())?;
+            send.finish().map_err(|_| self.failure())?;
+            self.read(&mut recv, max_reply, "the reply").await
+        };
+        timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| LinkError::Timeout)?
+    }
+
+    /// The next request, of at most `max` bytes. A longer one, or one that takes above 30 seconds, closes the
+    /// connection.
+    ///
+    /// Not safe to cancel: a request that was half read is lost.
+    ///
+    /// # Errors
+    /// [`LinkError::TooLong`], [`LinkError::Timeout`], or why the connection closed.
+    pub async fn next_request(&self, max: usize) -> Result<(Vec<u8>, Responder), LinkError> {
+        if self.audience != Audience::Directory {
+            return Err(LinkError::Audience);
+        }
+        let (send, mut recv) = self.quic.accept_bi().await.map_err(|e| LinkError::from_quic(&e))?;
+        let read = timeout(TRANSFER_TIMEOUT, self.read(&mut recv, max, "the request")).await;
+        match read.unwrap_or(Err(LinkError::Timeout)) {
+            Ok(body) => Ok((body, Responder { send, connection: self.clone() })),
+            Err(e) => {
+                self.close_breach();
+                Err(e)
+            }
+        }
+    }
+
+    async fn read(&self, recv: &mut RecvStream, max: usize, what: &'static str) -> Result<Vec<u8>, LinkError> {
+        recv.read_to_end(max).await.map_err(|e| match e {
+            ReadToEndError::TooLong => LinkError::TooLong { what, max },
+            ReadToEndError::Read(_) => self.failure(),
+        })
+    }
+}
+
+/// The way back for one request. Dropped without a reply it tells the peer that there is none.
+pub struct Responder {
+    send: SendStream,
+    connection: Connection,
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Responder(..)")
+    }
+}
+
+impl Responder {
+    /// Sends the reply and waits, at most 30 seconds, until the peer has it: a connection that is dropped earlier would
+    /// take the reply with it.
+    ///
+    /// # Errors
+    /// [`LinkError::Timeout`], or why the connection closed.
+    pub async fn reply(mut self, body: &[u8]) -> Result<(), LinkError> {
+        let transfer = async {
+            self.send.write_all(body).await.map_err(|_| self.connection.failure())?;
+            self.send.finish().map_err(|_| self.connection.failure())?;
+            match self.send.stopped().await {
+                Ok(None) => Ok(()),
+                Ok(Some(_)) | Err(_) => Err(self.connection.failure()),
+            }
+        };
+        timeout(TRANSFER_TIMEOUT, transfer).await.map_err(|_| LinkError::Timeout)?
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        // Without effect after a finished reply. quinn would end the stream in order, as if an empty reply were meant.
+        let _ = self.send.reset(VarInt::from_u32(0));
+    }
+}
