@@ -64,6 +64,18 @@ pub mod context {
     pub const MIX_KEYS: &str = "posta v1 mix keys";
     /// The order in which mixes are dealt to layers.
     pub const LAYERS: &str = "posta v1 layers";
+    /// A vote's contribution to the shared randomness, mixed with the others.
+    pub const SHARED_RANDOM: &str = "posta v1 shared random";
+    /// The signature of an identity key under a signing key.
+    pub const SIGN_CERTIFICATE: &str = "posta v1 sign certificate";
+    /// A relay's signature under its descriptor.
+    pub const SIGN_DESCRIPTOR: &str = "posta v1 sign descriptor";
+    /// An authority's signature under a consensus' header.
+    pub const SIGN_CONSENSUS: &str = "posta v1 sign consensus";
+    /// An authority's signature under its vote.
+    pub const SIGN_VOTE: &str = "posta v1 sign vote";
+    /// An authority's signature under its echo.
+    pub const SIGN_ECHO: &str = "posta v1 sign echo";
     /// All of them.
     pub const ALL: &[&str] = &[
         HOP,

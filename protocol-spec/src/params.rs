@@ -93,6 +93,23 @@ pub const MAX_CONSENSUS_LEN: usize = 8 * 1024 * 1024;
 /// Longest part of mix keys: 20,000 relays at 1,216 + 32 bytes.
 pub const MAX_MIX_KEYS_LEN: usize = 26 * 1024 * 1024;
 
+/// How far a client's clock may be off: it corrects itself by the consensus.
+pub const CLIENT_CLOCK_SKEW: Duration = Duration::from_secs(3600);
+/// Parameters that a consensus can carry.
+pub const MAX_PARAMETERS: usize = 256;
+/// Extensions that a document can carry: what later versions add and this one passes on.
+pub const MAX_EXTENSIONS: usize = 64;
+/// Longest extension.
+pub const MAX_EXTENSION_LEN: usize = 4 * 1024;
+/// Key epochs of which a descriptor can carry mix keys: the current one, those ahead, and one in passing.
+pub const MAX_DESCRIPTOR_KEYS: usize = KEY_EPOCHS_AHEAD as usize + 2;
+/// Key epochs for which a consensus assigns layers: the current one and those ahead.
+pub const MAX_KEY_EPOCHS: usize = KEY_EPOCHS_AHEAD as usize + 1;
+/// Longest vote: 20,000 relays at 72 bytes, and some kilobytes besides.
+pub const MAX_VOTE_LEN: usize = 2 * 1024 * 1024;
+/// Descriptors that one request between authorities asks for.
+pub const MAX_DESCRIPTORS_AT_ONCE: usize = 128;
+
 // ---- links -----------------------------------------------------------------------------------------------------
 
 /// Longest control frame on a link.

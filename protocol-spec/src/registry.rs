@@ -147,7 +147,7 @@ pub mod directory {
     pub const GET_CONSENSUS: u8 = 2;
     /// The mix keys of a key epoch, by hash.
     pub const GET_MIX_KEYS: u8 = 3;
-    /// A descriptor, by hash (between authorities).
+    /// Descriptors, by hash (between authorities).
     pub const GET_DESCRIPTOR: u8 = 4;
     /// A vote (between authorities).
     pub const VOTE: u8 = 5;
@@ -155,14 +155,105 @@ pub mod directory {
     pub const ECHO: u8 = 6;
     /// A signature under a consensus (between authorities).
     pub const SIGNATURE: u8 = 7;
+    /// A vote, by hash (between authorities).
+    pub const GET_VOTE: u8 = 8;
     /// All requests.
-    pub const ALL: &[u8] = &[POST_DESCRIPTOR, GET_CONSENSUS, GET_MIX_KEYS, GET_DESCRIPTOR, VOTE, ECHO, SIGNATURE];
+    pub const ALL: &[u8] =
+        &[POST_DESCRIPTOR, GET_CONSENSUS, GET_MIX_KEYS, GET_DESCRIPTOR, VOTE, ECHO, SIGNATURE, GET_VOTE];
     /// Answer: accepted, or here it is.
     pub const OK: u8 = 0;
     /// Answer: there is none.
     pub const NONE: u8 = 1;
     /// Answer: refused; a coarse reason follows.
     pub const REFUSED: u8 = 2;
+}
+
+/// Why an authority refuses, coarsely.
+pub mod refusal {
+    /// The request doesn't parse.
+    pub const MALFORMED: u8 = 1;
+    /// A signature or certificate isn't valid, or the clock is off.
+    pub const UNTRUSTED: u8 = 2;
+    /// A newer one is held.
+    pub const OUTDATED: u8 = 3;
+    /// Too many requests: try again later.
+    pub const BUSY: u8 = 4;
+    /// No room for another relay.
+    pub const FULL: u8 = 5;
+    /// The authority's policy doesn't admit the relay's addresses.
+    pub const ADDRESS: u8 = 6;
+    /// Only authorities may ask this.
+    pub const NOT_AUTHORITY: u8 = 7;
+    /// The round is over, or hasn't begun.
+    pub const ROUND: u8 = 8;
+    /// The request is of a later version.
+    pub const UNSUPPORTED: u8 = 9;
+    /// All of them.
+    pub const ALL: &[u8] = &[MALFORMED, UNTRUSTED, OUTDATED, BUSY, FULL, ADDRESS, NOT_AUTHORITY, ROUND, UNSUPPORTED];
+}
+
+/// What a certificate permits its signing key.
+pub mod certificate {
+    /// To sign a relay's descriptors.
+    pub const RELAY: u8 = 1;
+    /// To sign an authority's votes, echoes and consensuses.
+    pub const AUTHORITY: u8 = 2;
+    /// All of them.
+    pub const ALL: &[u8] = &[RELAY, AUTHORITY];
+}
+
+/// Places on a path.
+pub mod position {
+    /// None in this key epoch.
+    pub const NONE: u8 = 0;
+    /// First and last: entry and queues.
+    pub const EDGE: u8 = 1;
+    /// Second.
+    pub const MIX1: u8 = 2;
+    /// Third.
+    pub const MIX2: u8 = 3;
+    /// All of them.
+    pub const ALL: &[u8] = &[NONE, EDGE, MIX1, MIX2];
+}
+
+/// Parameters of the network in the consensus.
+pub mod parameter {
+    /// Length of an epoch, in milliseconds.
+    pub const EPOCH_MS: u16 = 1;
+    /// Length of a key epoch, in milliseconds.
+    pub const KEY_EPOCH_MS: u16 = 2;
+    /// 1 if private and loopback addresses are allowed: test networks only.
+    pub const RESERVED_NETWORKS: u16 = 3;
+    /// Mean delay at a hop in microseconds: `fast`.
+    pub const FAST_HOP_DELAY_US: u16 = 16;
+    /// Mean delay at a hop in microseconds: `mixed`.
+    pub const MIXED_HOP_DELAY_US: u16 = 17;
+    /// Mean delay at a hop in microseconds: `steady`.
+    pub const STEADY_HOP_DELAY_US: u16 = 18;
+    /// Mean time between a client's scheduled packets in microseconds, 0 for no schedule: `fast`.
+    pub const FAST_SEND_INTERVAL_US: u16 = 24;
+    /// Mean time between a client's scheduled packets in microseconds: `mixed`.
+    pub const MIXED_SEND_INTERVAL_US: u16 = 25;
+    /// Time between a client's scheduled packets in microseconds: `steady`.
+    pub const STEADY_SEND_INTERVAL_US: u16 = 26;
+    /// Shortest life of a message that a relay may be set to, in milliseconds.
+    pub const MESSAGE_TTL_MIN_MS: u16 = 32;
+    /// Longest life of a message that a relay may be set to, in milliseconds.
+    pub const MESSAGE_TTL_MAX_MS: u16 = 33;
+    /// All of them.
+    pub const ALL: &[u16] = &[
+        EPOCH_MS,
+        KEY_EPOCH_MS,
+        RESERVED_NETWORKS,
+        FAST_HOP_DELAY_US,
+        MIXED_HOP_DELAY_US,
+        STEADY_HOP_DELAY_US,
+        FAST_SEND_INTERVAL_US,
+        MIXED_SEND_INTERVAL_US,
+        STEADY_SEND_INTERVAL_US,
+        MESSAGE_TTL_MIN_MS,
+        MESSAGE_TTL_MAX_MS,
+    ];
 }
 
 /// What is inside a sealed box of a conversation.
@@ -190,6 +281,9 @@ mod tests {
             super::frame::ALL,
             super::directory::ALL,
             super::content::ALL,
+            super::refusal::ALL,
+            super::certificate::ALL,
+            super::position::ALL,
         ] {
             assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         }

@@ -1,0 +1,374 @@
+//! The consensus: what the authorities agreed on for one epoch.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::header::{read_signatures, write_signatures};
+use super::{Authorities, ConsensusSignature, Extensions, Header, Params, Position, Roles, SignedHeader, address};
+use crate::codec::{Reader, Writer};
+use crate::crypto::context::CONSENSUS;
+use crate::crypto::hash;
+use crate::error::{Malformed, Untrusted};
+use crate::geometry::Geometry;
+use crate::ids::{Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId};
+use crate::now::Wall;
+use crate::params::{MAX_CONSENSUS_LEN, MAX_KEY_EPOCHS, MAX_RELAYS, PROTOCOL_VERSION};
+
+const WHAT: &str = "consensus";
+
+/// A key epoch and the hash of the part that holds its mix keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyEpochPart {
+    /// The key epoch.
+    pub epoch: KeyEpoch,
+    /// The hash of its [`super::MixKeys`].
+    pub mix_keys: Hash,
+}
+
+/// A relay as the consensus lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayEntry {
+    /// Its identity.
+    pub id: RelayId,
+    /// The key that it proves on links.
+    pub link_key: LinkPublicKey,
+    /// Where relays connect.
+    pub link_addresses: Vec<SocketAddr>,
+    /// Where clients connect.
+    pub client_addresses: Vec<SocketAddr>,
+    /// What it offers.
+    pub roles: Roles,
+    /// Its family.
+    pub family: Option<[u8; 32]>,
+    /// Who runs it.
+    pub operator: OperatorId,
+    /// Packets per second.
+    pub capacity: u32,
+    /// Its place in each of the consensus' key epochs, in their order; `None` where it has published no key.
+    pub layers: Vec<Option<Position>>,
+}
+
+/// A consensus' content, before it is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsensusBody {
+    /// The geometry of all packets.
+    pub geometry: Geometry,
+    /// The epoch that it is for.
+    pub epoch: Epoch,
+    /// Valid from here.
+    pub valid_after: Wall,
+    /// A newer one is expected from here.
+    pub fresh_until: Wall,
+    /// Not valid any more from here.
+    pub valid_until: Wall,
+    /// The hash of the consensus that this one builds on; zero for none.
+    pub previous: Hash,
+    /// What nobody could know beforehand.
+    pub shared_random: [u8; 32],
+    /// Parameters of the network.
+    pub params: Params,
+    /// The current key epoch and those ahead for which there are keys, consecutive or not, sorted.
+    pub key_epochs: Vec<KeyEpochPart>,
+    /// Relays, sorted by identity.
+    pub relays: Vec<RelayEntry>,
+    /// Fields of later versions, such as commits and reveals of the shared randomness.
+    pub extensions: Extensions,
+}
+
+impl ConsensusBody {
+    /// The body's canonical bytes: what is hashed. The lists must be sorted.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(1024 + 192 * self.relays.len());
+        w.u16(PROTOCOL_VERSION);
+        self.geometry.write(&mut w);
+        self.geometry.hash().write(&mut w);
+        w.u64(self.epoch.0);
+        w.u64(self.valid_after.0);
+        w.u64(self.fresh_until.0);
+        w.u64(self.valid_until.0);
+        self.previous.write(&mut w);
+        w.bytes(&self.shared_random);
+        self.params.write(&mut w);
+        w.count(self.key_epochs.len());
+        for part in &self.key_epochs {
+            w.u64(part.epoch.0);
+            part.mix_keys.write(&mut w);
+        }
+        w.count(self.relays.len());
+        for relay in &self.relays {
+            relay.write(&mut w);
+        }
+        self.extensions.write(&mut w);
+        w.finish()
+    }
+
+    /// The header that the authorities sign, given the encoded body.
+    #[must_use]
+    pub fn header(&self, encoded: &[u8]) -> Header {
+        Header { epoch: self.epoch, valid_after: self.valid_after, hash: hash(CONSENSUS, encoded) }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Untrusted> {
+        let mut r = Reader::new(bytes);
+        if r.u16(WHAT)? != PROTOCOL_VERSION {
+            return Err(Untrusted::Version(WHAT));
+        }
+        let geometry = Geometry::read(&mut r)?;
+        if Hash::read(&mut r)? != geometry.hash() {
+            return Err(Untrusted::Hash("the geometry"));
+        }
+        let epoch = Epoch(r.u64("epoch")?);
+        let valid_after = Wall(r.u64("times")?);
+        let fresh_until = Wall(r.u64("times")?);
+        let valid_until = Wall(r.u64("times")?);
+        if valid_after >= fresh_until || fresh_until > valid_until {
+            return Err(Malformed::Value("times of a consensus").into());
+        }
+        let previous = Hash::read(&mut r)?;
+        let shared_random = r.array("shared random value")?;
+        let params = Params::read(&mut r)?;
+        let n = r.count(MAX_KEY_EPOCHS, "key epochs")?;
+        let mut key_epochs: Vec<KeyEpochPart> = Vec::with_capacity(n);
+        for _ in 0..n {
+            let part = KeyEpochPart { epoch: KeyEpoch(r.u64("key epoch")?), mix_keys: Hash::read(&mut r)? };
+            if key_epochs.last().is_some_and(|last| last.epoch >= part.epoch) {
+                return Err(Malformed::Value("key epochs").into());
+            }
+            key_epochs.push(part);
+        }
+        let n = r.count(MAX_RELAYS, "relays")?;
+        // An entry takes more than 64 bytes: what is allocated is bounded by what was sent.
+        let mut relays: Vec<RelayEntry> = Vec::with_capacity(n.min(r.left() / 64));
+        for _ in 0..n {
+            let relay = RelayEntry::read(&mut r, key_epochs.len())?;
+            if relays.last().is_some_and(|last| last.id >= relay.id) {
+                return Err(Malformed::Value("order of relays").into());
+            }
+            relays.push(relay);
+        }
+        let extensions = Extensions::read(&mut r)?;
+        r.finish(WHAT)?;
+        Ok(Self {
+            geometry,
+            epoch,
+            valid_after,
+            fresh_until,
+            valid_until,
+            previous,
+            shared_random,
+            params,
+            key_epochs,
+            relays,
+            extensions,
+        })
+    }
+}
+
+impl RelayEntry {
+    fn write(&self, w: &mut Writer) {
+        self.id.write(w);
+        self.link_key.write(w);
+        address::write(&self.link_addresses, w);
+        address::write(&self.client_addresses, w);
+        self.roles.write(w);
+        w.bool(self.family.is_some());
+        w.bytes(self.family.as_ref().map_or(&[], <[u8; 32]>::as_slice));
+        self.operator.write(w);
+        w.u32(self.capacity);
+        for layer in &self.layers {
+            Position::write(*layer, w);
+        }
+    }
+
+    fn read(r: &mut Reader<'_>, key_epochs: usize) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: RelayId::read(r)?,
+            link_key: LinkPublicKey::read(r)?,
+            link_addresses: address::read(r)?,
+            client_addresses: address::read(r)?,
+            roles: Roles::read(r)?,
+            family: if r.bool("family")? { Some(r.array("family")?) } else { None },
+            operator: OperatorId::read(r)?,
+            capacity: r.u32("capacity")?,
+            layers: (0..key_epochs).map(|_| Position::read(r)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A consensus that enough authorities have signed.
+#[derive(Clone, Debug)]
+pub struct Consensus {
+    body: ConsensusBody,
+    header: Header,
+    signatures: Vec<ConsensusSignature>,
+    bytes: Vec<u8>,
+}
+
+impl Consensus {
+    /// Puts a body and its signatures together. Whoever receives the bytes verifies them.
+    #[must_use]
+    pub fn assemble(body: &[u8], signatures: &[ConsensusSignature]) -> Vec<u8> {
+        let mut w = Writer::with_capacity(body.len() + 64 + signatures.len() * 256);
+        w.bounded(body);
+        write_signatures(signatures, &mut w);
+        w.finish()
+    }
+
+    /// The content.
+    #[must_use]
+    pub const fn body(&self) -> &ConsensusBody {
+        &self.body
+    }
+
+    /// The hash of the signed part: the same for all who hold this consensus, whichever signatures came with it.
+    #[must_use]
+    pub const fn hash(&self) -> Hash {
+        self.header.hash
+    }
+
+    /// Epoch, start and hash, with the signatures.
+    #[must_use]
+    pub fn signed_header(&self) -> SignedHeader {
+        SignedHeader { header: self.header, signatures: self.signatures.clone() }
+    }
+
+    /// The exact bytes as received.
+    #[must_use]
+    pub fn encode(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The epoch that it is for.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.body.epoch
+    }
+
+    /// The geometry of all packets.
+    #[must_use]
+    pub const fn geometry(&self) -> Geometry {
+        self.body.geometry
+    }
+
+    /// Parameters of the network.
+    #[must_use]
+    pub const fn params(&self) -> &Params {
+        &self.body.params
+    }
+
+    /// Valid from here.
+    #[must_use]
+    pub const fn valid_after(&self) -> Wall {
+        self.body.valid_after
+    }
+
+    /// A newer one is expected from here.
+    #[must_use]
+    pub const fn fresh_until(&self) -> Wall {
+        self.body.fresh_until
+    }
+
+    /// Not valid any more from here.
+    #[must_use]
+    pub const fn valid_until(&self) -> Wall {
+        self.body.valid_until
+    }
+
+    /// All relays, sorted by identity.
+    #[must_use]
+    pub fn relays(&self) -> &[RelayEntry] {
+        &self.body.relays
+    }
+
+    /// One relay.
+    #[must_use]
+    pub fn relay(&self, id: &RelayId) -> Option<&RelayEntry> {
+        let relays = &self.body.relays;
+        relays.binary_search_by_key(id, |r| r.id).ok().and_then(|i| relays.get(i))
+    }
+
+    /// The key epochs that have keys, with the hash of each part.
+    #[must_use]
+    pub fn key_epochs(&self) -> &[KeyEpochPart] {
+        &self.body.key_epochs
+    }
+
+    /// The key epoch at a time.
+    #[must_use]
+    pub fn key_epoch_at(&self, at: Wall) -> KeyEpoch {
+        KeyEpoch(at.0 / self.body.params.key_epoch_ms())
+    }
+
+    /// A relay's place in a key epoch; `None` if it has none, or the consensus says nothing of that key epoch.
+    #[must_use]
+    pub fn position(&self, id: &RelayId, epoch: KeyEpoch) -> Option<Position> {
+        let column = self.column(epoch)?;
+        self.relay(id)?.layers.get(column).copied().flatten()
+    }
+
+    /// The relays at a place in a key epoch, sorted by identity.
+    pub fn relays_at(&self, epoch: KeyEpoch, position: Position) -> impl Iterator<Item = &RelayEntry> {
+        let column = self.column(epoch).unwrap_or(usize::MAX);
+        self.body.relays.iter().filter(move |r| r.layers.get(column).copied().flatten() == Some(position))
+    }
+
+    /// The hash of a key epoch's mix keys.
+    #[must_use]
+    pub fn mix_keys_hash(&self, epoch: KeyEpoch) -> Option<Hash> {
+        self.body.key_epochs.iter().find(|part| part.epoch == epoch).map(|part| part.mix_keys)
+    }
+
+    fn column(&self, epoch: KeyEpoch) -> Option<usize> {
+        self.body.key_epochs.iter().position(|part| part.epoch == epoch)
+    }
+}
+
+/// A consensus that parses, and that nothing else is known about.
+#[derive(Debug)]
+pub struct UnverifiedConsensus(Consensus);
+
+impl UnverifiedConsensus {
+    /// Parses a consensus.
+    ///
+    /// # Errors
+    /// [`Untrusted::Malformed`], [`Untrusted::Version`] for another protocol version, [`Untrusted::Hash`] for a geometry
+    /// that doesn't have its hash.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Untrusted> {
+        if bytes.len() > MAX_CONSENSUS_LEN {
+            return Err(Malformed::TooLong(WHAT).into());
+        }
+        let mut r = Reader::new(bytes);
+        let encoded = r.bounded(MAX_CONSENSUS_LEN, WHAT)?;
+        let signatures = read_signatures(&mut r)?;
+        r.finish(WHAT)?;
+        let body = ConsensusBody::decode(encoded)?;
+        let header = body.header(encoded);
+        Ok(Self(Consensus { body, header, signatures, bytes: bytes.to_vec() }))
+    }
+
+    /// Checks signatures and time. `tolerance` is how far this machine's clock may be off:
+    /// [`crate::params::CLIENT_CLOCK_SKEW`] for a client, [`crate::params::RELAY_CLOCK_SKEW`] for a relay.
+    ///
+    /// # Errors
+    /// [`Untrusted::TooFewSignatures`], [`Untrusted::TooEarly`] or [`Untrusted::Expired`].
+    pub fn verify(self, authorities: &Authorities, now: Wall, tolerance: Duration) -> Result<Consensus, Untrusted> {
+        let consensus = self.verify_signatures(authorities)?;
+        if now + tolerance < consensus.valid_after() {
+            return Err(Untrusted::TooEarly(WHAT));
+        }
+        if now >= consensus.valid_until() + tolerance {
+            return Err(Untrusted::Expired(WHAT));
+        }
+        Ok(consensus)
+    }
+
+    /// Checks signatures only: for the history, where the document need not be valid now.
+    ///
+    /// # Errors
+    /// [`Untrusted::TooFewSignatures`].
+    pub fn verify_signatures(self, authorities: &Authorities) -> Result<Consensus, Untrusted> {
+        self.0.signed_header().verify(authorities)?;
+        Ok(self.0)
+    }
+}

@@ -1,0 +1,124 @@
+//! Parameters of the network: numbered values in the consensus, with a default for each that is absent.
+
+use core::time::Duration;
+
+use crate::codec::{Reader, Writer};
+use crate::error::Malformed;
+use crate::params::{DEFAULT_EPOCH, DEFAULT_KEY_EPOCH, DEFAULT_MESSAGE_TTL, MAX_HOP_DELAY, MAX_PARAMETERS};
+use crate::registry::parameter as code;
+
+/// Shortest epoch and key epoch that a consensus can set: guards divisions, and test networks stay above it.
+const MIN_EPOCH_MS: u64 = 100;
+const DAY_MS: u64 = 24 * 3_600_000;
+
+/// What a sender chooses between latency and cover; each is an anonymity set of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// No delay, no cover: can be correlated.
+    Fast,
+    /// Exponential delay per hop, Poisson sending.
+    Mixed,
+    /// As mixed, at a constant rate up and down.
+    Steady,
+}
+
+/// The parameters of a consensus or a vote, sorted by number. Unknown numbers survive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Params(Vec<(u16, u64)>);
+
+impl Params {
+    /// A parameter's value, if it is set.
+    #[must_use]
+    pub fn get(&self, code: u16) -> Option<u64> {
+        let i = self.0.binary_search_by_key(&code, |(code, _)| *code).ok()?;
+        self.0.get(i).map(|(_, value)| *value)
+    }
+
+    /// Sets a parameter. Above [`MAX_PARAMETERS`] a new one is not taken, and the answer is `false`.
+    pub fn set(&mut self, code: u16, value: u64) -> bool {
+        match self.0.binary_search_by_key(&code, |(code, _)| *code) {
+            Ok(i) => {
+                if let Some(field) = self.0.get_mut(i) {
+                    field.1 = value;
+                }
+            }
+            Err(_) if self.0.len() >= MAX_PARAMETERS => return false,
+            Err(i) => self.0.insert(i, (code, value)),
+        }
+        true
+    }
+
+    /// All that are set, sorted by number.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Length of an epoch in milliseconds, at least 100.
+    #[must_use]
+    pub fn epoch_ms(&self) -> u64 {
+        self.get(code::EPOCH_MS).unwrap_or(DEFAULT_EPOCH.as_millis() as u64).max(MIN_EPOCH_MS)
+    }
+
+    /// Length of a key epoch in milliseconds, at least 100.
+    #[must_use]
+    pub fn key_epoch_ms(&self) -> u64 {
+        self.get(code::KEY_EPOCH_MS).unwrap_or(DEFAULT_KEY_EPOCH.as_millis() as u64).max(MIN_EPOCH_MS)
+    }
+
+    /// Whether private and loopback addresses are allowed.
+    #[must_use]
+    pub fn reserved_networks(&self) -> bool {
+        self.get(code::RESERVED_NETWORKS) == Some(1)
+    }
+
+    /// Mean delay at each hop; zero means none. Defaults: fast 0, mixed 1 s, steady 1 s.
+    #[must_use]
+    pub fn mean_hop_delay(&self, profile: Profile) -> Duration {
+        let (code, default) = match profile {
+            Profile::Fast => (code::FAST_HOP_DELAY_US, 0),
+            Profile::Mixed => (code::MIXED_HOP_DELAY_US, 1_000_000),
+            Profile::Steady => (code::STEADY_HOP_DELAY_US, 1_000_000),
+        };
+        Duration::from_micros(self.get(code).unwrap_or(default)).min(MAX_HOP_DELAY)
+    }
+
+    /// Mean time between a client's scheduled packets; zero means no schedule. Defaults: fast 0, mixed 10 s, steady 5 s.
+    #[must_use]
+    pub fn send_interval(&self, profile: Profile) -> Duration {
+        let (code, default) = match profile {
+            Profile::Fast => (code::FAST_SEND_INTERVAL_US, 0),
+            Profile::Mixed => (code::MIXED_SEND_INTERVAL_US, 10_000_000),
+            Profile::Steady => (code::STEADY_SEND_INTERVAL_US, 5_000_000),
+        };
+        Duration::from_micros(self.get(code).unwrap_or(default))
+    }
+
+    /// The span within which a relay sets its messages' life. Defaults: 1 day to 21 days.
+    #[must_use]
+    pub fn message_ttl(&self) -> (Duration, Duration) {
+        let min = self.get(code::MESSAGE_TTL_MIN_MS).unwrap_or(DAY_MS);
+        let max = self.get(code::MESSAGE_TTL_MAX_MS).unwrap_or(DEFAULT_MESSAGE_TTL.as_millis() as u64);
+        (Duration::from_millis(min), Duration::from_millis(max.max(min)))
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let n = r.count(MAX_PARAMETERS, "parameters")?;
+        let mut list: Vec<(u16, u64)> = Vec::with_capacity(n);
+        for _ in 0..n {
+            let code = r.u16("parameter")?;
+            if list.last().is_some_and(|(last, _)| *last >= code) {
+                return Err(Malformed::Value("parameters"));
+            }
+            list.push((code, r.u64("parameter")?));
+        }
+        Ok(Self(list))
+    }
+
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.count(self.0.len());
+        for (code, value) in &self.0 {
+            w.u16(*code);
+            w.u64(*value);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What is asked of an authority, and what it answers.
+
+use crate::codec::{Reader, Writer};
+use crate::error::Malformed;
+use crate::ids::{Epoch, Hash};
+use crate::params::{MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_DESCRIPTORS_AT_ONCE, MAX_MIX_KEYS_LEN, MAX_VOTE_LEN};
+use crate::registry::{directory as code, refusal};
+
+const WHAT: &str = "request";
+
+/// A request: one byte that says which, then what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// From a relay: its signed descriptor. Answered by [`Reply::Ok`] without content.
+    PostDescriptor(Vec<u8>),
+    /// The newest consensus, if it is for a later epoch than this; `Epoch(0)` for any.
+    GetConsensus {
+        /// The epoch of the one that the asker holds.
+        newer_than: Epoch,
+    },
+    /// The mix keys that have this hash.
+    GetMixKeys(Hash),
+    /// Descriptors with these hashes; those that are held come back, see [`Reply::descriptors`].
+    GetDescriptors(Vec<Hash>),
+    /// Between authorities: a signed vote.
+    Vote(Vec<u8>),
+    /// Between authorities: a signed echo.
+    Echo(Vec<u8>),
+    /// Between authorities: a [`super::Signature`].
+    Signature(Vec<u8>),
+    /// Between authorities: the vote that has this hash.
+    GetVote(Hash),
+}
+
+impl Request {
+    /// Longest request of one who is no authority: a descriptor.
+    pub const MAX_LEN: usize = 1 + MAX_DESCRIPTOR_LEN;
+    /// Longest request of an authority: a vote.
+    pub const MAX_AUTHORITY_LEN: usize = 1 + MAX_VOTE_LEN;
+
+    /// The request's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(64);
+        match self {
+            Self::PostDescriptor(bytes) => {
+                w.u8(code::POST_DESCRIPTOR);
+                w.bytes(bytes);
+            }
+            Self::GetConsensus { newer_than } => {
+                w.u8(code::GET_CONSENSUS);
+                w.u64(newer_than.0);
+            }
+            Self::GetMixKeys(hash) => {
+                w.u8(code::GET_MIX_KEYS);
+                hash.write(&mut w);
+            }
+            Self::GetDescriptors(digests) => {
+                w.u8(code::GET_DESCRIPTOR);
+                w.count(digests.len());
+                for digest in digests {
+                    digest.write(&mut w);
+                }
+            }
+            Self::Vote(bytes) => {
+                w.u8(code::VOTE);
+                w.bytes(bytes);
+            }
+            Self::Echo(bytes) => {
+                w.u8(code::ECHO);
+                w.bytes(bytes);
+            }
+            Self::Signature(bytes) => {
+                w.u8(code::SIGNATURE);
+                w.bytes(bytes);
+            }
+            Self::GetVote(hash) => {
+                w.u8(code::GET_VOTE);
+                hash.write(&mut w);
+            }
+        }
+        w.finish()
+    }
+
+    /// Parses a request; documents inside are parsed by whoever verifies them.
+    ///
+    /// # Errors
+    /// [`Malformed::Value`] for an unknown number; or if it is truncated, too long, or bytes are left over.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let request = match r.u8(WHAT)? {
+            code::POST_DESCRIPTOR => Self::PostDescriptor(r.remainder().to_vec()),
+            code::GET_CONSENSUS => Self::GetConsensus { newer_than: Epoch(r.u64(WHAT)?) },
+            code::GET_MIX_KEYS => Self::GetMixKeys(Hash::read(&mut r)?),
+            code::GET_DESCRIPTOR => {
+                let n = r.count(MAX_DESCRIPTORS_AT_ONCE, WHAT)?;
+                Self::GetDescriptors((0..n).map(|_| Hash::read(&mut r)).collect::<Result<_, _>>()?)
+            }
+            code::VOTE => Self::Vote(r.remainder().to_vec()),
+            code::ECHO => Self::Echo(r.remainder().to_vec()),
+            code::SIGNATURE => Self::Signature(r.remainder().to_vec()),
+            code::GET_VOTE => Self::GetVote(Hash::read(&mut r)?),
+            _ => return Err(Malformed::Value(WHAT)),
+        };
+        r.finish(WHAT)?;
+        Ok(request)
+    }
+
+    /// Longest reply that an honest authority gives.
+    #[must_use]
+    pub const fn max_reply(&self) -> usize {
+        1 + match self {
+            Self::PostDescriptor(_) | Self::Vote(_) | Self::Echo(_) | Self::Signature(_) => 1,
+            Self::GetConsensus { .. } => MAX_CONSENSUS_LEN,
+            Self::GetMixKeys(_) => MAX_MIX_KEYS_LEN,
+            Self::GetDescriptors(_) => 4 + MAX_DESCRIPTORS_AT_ONCE * (4 + MAX_DESCRIPTOR_LEN),
+            Self::GetVote(_) => MAX_VOTE_LEN,
+        }
+    }
+}
+
+/// Why an authority refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The request doesn't parse.
+    Malformed,
+    /// A signature or certificate isn't valid, or the clock is off.
+    Untrusted,
+    /// A newer one is held.
+    Outdated,
+    /// Too many requests: try again later.
+    Busy,
+    /// No room for another relay.
+    Full,
+    /// The authority's policy doesn't admit the relay's addresses.
+    Address,
+    /// Only authorities may ask this.
+    NotAuthority,
+    /// The round is over, or hasn't begun.
+    Round,
+    /// The authority doesn't know this request, or we don't know its reason.
+    Unsupported,
+}
+
+impl Refusal {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Malformed => refusal::MALFORMED,
+            Self::Untrusted => refusal::UNTRUSTED,
+            Self::Outdated => refusal::OUTDATED,
+            Self::Busy => refusal::BUSY,
+            Self::Full => refusal::FULL,
+            Self::Address => refusal::ADDRESS,
+            Self::NotAuthority => refusal::NOT_AUTHORITY,
+            Self::Round => refusal::ROUND,
+            Self::Unsupported => refusal::UNSUPPORTED,
+        }
+    }
+
+    const fn from_code(code: u8) -> Self {
+        match code {
+            refusal::MALFORMED => Self::Malformed,
+            refusal::UNTRUSTED => Self::Untrusted,
+            refusal::OUTDATED => Self::Outdated,
+            refusal::BUSY => Self::Busy,
+            refusal::FULL => Self::Full,
+            refusal::ADDRESS => Self::Address,
+            refusal::NOT_AUTHORITY => Self::NotAuthority,
+            refusal::ROUND => Self::Round,
+            _ => Self::Unsupported,
+        }
+    }
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "the request is malformed: compare the versions of both programs",
+            Self::Untrusted => {
+                "a signature or certificate is not valid: check the keys' expiry and this machine's clock"
+            }
+            Self::Outdated => "a newer descriptor is held: check this machine's clock",
+            Self::Busy => "too many requests: try again later",
+            Self::Full => "the directory has no room for another relay",
+            Self::Address => "the addresses are not admitted: they must be public, with at most two relays on each",
+            Self::NotAuthority => "only authorities may ask this",
+            Self::Round => "the round is over or has not begun",
+            Self::Unsupported => "the request is of another version: update the older program",
+        })
+    }
+}
+
+/// An authority's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply<B = Vec<u8>> {
+    /// Done; or here it is.
+    Ok(B),
+    /// There is none.
+    None,
+    /// Refused.
+    Refused(Refusal),
+}
+
+impl<B: AsRef<[u8]>> Reply<B> {
+    /// The reply's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Ok(content) => {
+                let content = content.as_ref();
+                let mut w = Writer::with_capacity(1 + content.len());
+                w.u8(code::OK);
+                w.bytes(content);
+                w.finish()
+            }
+            Self::None => vec![code::NONE],
+            Self::Refused(reason) => vec![code::REFUSED, reason.code()],
+        }
+    }
+}
+
+impl Reply {
+    /// Parses a reply; the content is parsed by whoever asked for it.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let reply = match r.u8("reply")? {
+            code::OK => Self::Ok(r.remainder().to_vec()),
+            code::NONE => Self::None,
+            code::REFUSED => Self::Refused(Refusal::from_code(r.u8("reply")?)),
+            _ => return Err(Malformed::Value("reply")),
+        };
+        r.finish("reply")?;
+        Ok(reply)
+    }
+
+    /// Packs descriptors into the content of a reply to [`Request::GetDescriptors`].
+    #[must_use]
+    pub fn pack_descriptors<'a>(list: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
+        let mut w = Writer::with_capacity(list.len() * 4096);
+        w.count(list.len());
+        for descriptor in list {
+            w.bounded(descriptor);
+        }
+        w.finish()
+    }
+
+    /// Unpacks the content of a reply to [`Request::GetDescriptors`].
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn descriptors(content: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
+        let mut r = Reader::new(content);
+        let n = r.count(MAX_DESCRIPTORS_AT_ONCE, "descriptors")?;
+        let list = (0..n).map(|_| r.bounded(MAX_DESCRIPTOR_LEN, "descriptor")).collect::<Result<_, _>>()?;
+        r.finish("descriptors")?;
+        Ok(list)
+    }
+}

@@ -1,0 +1,76 @@
+//! What a relay offers to be, and where on a path it stands.
+
+use crate::codec::{Reader, Writer};
+use crate::error::Malformed;
+use crate::registry::position as code;
+
+/// What a relay offers. One that offers both serves as an edge, because its queues can't move with the key epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// Entry for clients, and queues.
+    pub edge: bool,
+    /// Mixing in the middle of paths.
+    pub mix: bool,
+}
+
+impl Roles {
+    /// Entry and queues.
+    pub const EDGE: Self = Self { edge: true, mix: false };
+    /// Mixing.
+    pub const MIX: Self = Self { edge: false, mix: true };
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match r.u8("roles")? {
+            flags @ 1..=3 => Ok(Self { edge: flags & 1 != 0, mix: flags & 2 != 0 }),
+            _ => Err(Malformed::Value("roles")),
+        }
+    }
+
+    pub(super) fn write(self, w: &mut Writer) {
+        w.u8(u8::from(self.edge) | u8::from(self.mix) << 1);
+    }
+}
+
+/// A relay's place on paths, in one key epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Position {
+    /// First and last: the client's entry, and the queues.
+    Edge,
+    /// The first mix.
+    Mix1,
+    /// The second mix.
+    Mix2,
+}
+
+impl Position {
+    /// All of them, in the order of a path.
+    pub const ALL: [Self; 3] = [Self::Edge, Self::Mix1, Self::Mix2];
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Option<Self>, Malformed> {
+        match r.u8("position")? {
+            code::NONE => Ok(None),
+            code::EDGE => Ok(Some(Self::Edge)),
+            code::MIX1 => Ok(Some(Self::Mix1)),
+            code::MIX2 => Ok(Some(Self::Mix2)),
+            _ => Err(Malformed::Value("position")),
+        }
+    }
+
+    pub(super) fn write(position: Option<Self>, w: &mut Writer) {
+        w.u8(match position {
+            None => code::NONE,
+            Some(Self::Edge) => code::EDGE,
+            Some(Self::Mix1) => code::MIX1,
+            Some(Self::Mix2) => code::MIX2,
+        });
+    }
+}
+
+/// Whether a packet may go from one place to the other: edge → mix 1 → mix 2 → edge, and nothing else.
+#[must_use]
+pub const fn legal(from: Position, to: Position) -> bool {
+    matches!(
+        (from, to),
+        (Position::Edge, Position::Mix1) | (Position::Mix1, Position::Mix2) | (Position::Mix2, Position::Edge)
+    )
+}
