@@ -1,0 +1,267 @@
+//! The commands on queues and their messages.
+
+use core::ops::ControlFlow;
+
+use posta_protocol::ids::{QueueId, WriterId};
+
+use super::{Mode, Session};
+use crate::batch::{Backing, Stop};
+use crate::keys::{self, Due, Table};
+use crate::limits::{ENTRY_OVERHEAD, end_hour};
+use crate::record::{Numbered, QueueRecord};
+use crate::{Outcome, Refusal};
+
+/// Is shown number, end hour and body of messages, until it has seen enough.
+type VisitMessage<'v> = dyn FnMut(u64, u32, &[u8]) -> ControlFlow<()> + 'v;
+
+/// Which of a queue's messages are to be erased.
+#[derive(Clone, Copy)]
+pub(super) enum Which {
+    All,
+    /// Up to this number.
+    UpTo(u64),
+    /// Those that have ended by this hour.
+    Ended(u32),
+}
+
+/// End hour and body of a stored message.
+fn split_message(value: &[u8]) -> Option<(u32, &[u8])> {
+    let (end, body) = value.split_first_chunk::<4>()?;
+    Some((u32::from_le_bytes(*end), body))
+}
+
+impl<B: Backing> Session<'_, B> {
+    pub(super) fn queue(&self, queue: &QueueId) -> Result<Option<QueueRecord>, Stop> {
+        let bytes = self.batch.get(Table::Queues, queue.0.to_vec())?;
+        Ok(bytes.map(|bytes| QueueRecord::decode(&bytes)).transpose()?)
+    }
+
+    fn queue_of(&self, writer: &WriterId) -> Result<Option<QueueId>, Stop> {
+        let bytes = self.batch.get(Table::Index, keys::writer(writer))?;
+        // An entry of another length can't be one that this code wrote.
+        bytes.map(|bytes| bytes.try_into().map(QueueId).map_err(|_| Stop::Broken)).transpose()
+    }
+
+    pub(super) fn set_queue(&mut self, queue: &QueueId, record: &QueueRecord) {
+        self.set(Table::Queues, queue.0.to_vec(), record.encode());
+    }
+
+    /// When a queue ends that was last used in this hour.
+    pub(super) fn queue_end(&self, used: u32) -> u32 {
+        end_hour(used, self.limits.queue_ttl)
+    }
+
+    /// The record of a queue that can still be used.
+    fn alive(&self, record: Option<QueueRecord>) -> Result<QueueRecord, Stop> {
+        let record = record.ok_or(Refusal::BadCapability)?;
+        if record.deleted {
+            Err(Refusal::Gone.into())
+        } else if self.hour >= self.queue_end(record.used) {
+            Err(Refusal::Expired.into())
+        } else {
+            Ok(record)
+        }
+    }
+
+    /// Notes that a queue was used by something that changes nothing else.
+    fn touch(&mut self, queue: &QueueId, record: &mut QueueRecord) {
+        if self.mode != Mode::ReadOnly && record.touch(self.hour) {
+            self.batch.set_unconfirmed(Table::Queues, queue.0.to_vec(), Some(record.encode()));
+        }
+    }
+
+    pub(super) fn create(&mut self, queue: &QueueId, writer: &WriterId) -> Result<Outcome, Stop> {
+        if let Some(record) = self.queue(queue)? {
+            let mut record = self.alive(Some(record))?;
+            if record.first_writer() != *writer {
+                return Err(Refusal::Conflict.into());
+            }
+            self.touch(queue, &mut record);
+            return Ok(Outcome::Done);
+        }
+        if self.queue_of(writer)?.is_some() {
+            return Err(Refusal::Conflict.into());
+        }
+        let mut totals = self.totals()?;
+        if totals.queues >= self.limits.max_queues {
+            return Err(Refusal::NoSpace.into());
+        }
+        totals.queues += 1;
+        self.set_totals(totals);
+        self.set(Table::Index, keys::writer(writer), queue.0.to_vec());
+        self.set_queue(queue, &QueueRecord::new(*writer, self.hour));
+        self.file(self.queue_end(self.hour), Due::Queue(*queue));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn secure(&mut self, invited: &WriterId, writer: &WriterId) -> Result<Outcome, Stop> {
+        let queue = self.queue_of(invited)?.ok_or(Refusal::BadCapability)?;
+        let record = self.queue(&queue)?;
+        if record.as_ref().is_some_and(|record| record.first_writer() != *invited) {
+            return Err(Refusal::BadCapability.into()); // The writer's own capability invites no one.
+        }
+        let mut record = self.alive(record)?;
+        if record.invited.is_some() {
+            if record.writer != *writer {
+                return Err(Refusal::Taken.into());
+            }
+            self.touch(&queue, &mut record);
+            return Ok(Outcome::Done);
+        }
+        if self.queue_of(writer)?.is_some() {
+            return Err(Refusal::Conflict.into());
+        }
+        record.invited = Some(*invited);
+        record.writer = *writer;
+        record.touch(self.hour);
+        self.set(Table::Index, keys::writer(writer), queue.0.to_vec());
+        self.set_queue(&queue, &record);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn send(&mut self, writer: &WriterId, sequence: u64, body: &[u8]) -> Result<Outcome, Stop> {
+        self.fits(body)?;
+        let queue = self.queue_of(writer)?.ok_or(Refusal::BadCapability)?;
+        let record = self.queue(&queue)?;
+        if record.as_ref().is_some_and(|record| record.writer != *writer) {
+            return Err(Refusal::BadCapability.into()); // The invited one, after the queue was secured.
+        }
+        let mut record = self.alive(record)?;
+        match record.judge(sequence) {
+            Numbered::OutOfWindow => Err(Refusal::OutOfWindow.into()),
+            Numbered::Accepted => {
+                if let Some(held) = self.batch.get(Table::Messages, keys::message(&queue, sequence))? {
+                    let (end, held) = split_message(&held).ok_or(Stop::Broken)?;
+                    // One that has ended is as good as erased, whether the sweep has come by or not.
+                    if self.hour < end && held != body {
+                        return Err(Refusal::Conflict.into());
+                    }
+                }
+                self.touch(&queue, &mut record);
+                Ok(Outcome::Repeated { queue })
+            }
+            Numbered::New => {
+                if record.held >= self.limits.queue_quota {
+                    return Err(Refusal::Full.into());
+                }
+                self.take_room(body.len() as u64 + ENTRY_OVERHEAD)?;
+                let end = end_hour(self.hour, self.limits.message_ttl);
+                record.accept(sequence);
+                record.touch(self.hour);
+                if record.filed != end {
+                    record.filed = end;
+                    self.file(end, Due::Messages(queue));
+                }
+                let mut value = Vec::with_capacity(4 + body.len());
+                value.extend_from_slice(&end.to_le_bytes());
+                value.extend_from_slice(body);
+                self.set(Table::Messages, keys::message(&queue, sequence), value);
+                self.set_queue(&queue, &record);
+                Ok(Outcome::Accepted { queue, sequence })
+            }
+        }
+    }
+
+    pub(super) fn read(&mut self, queue: &QueueId, after: u64, skip: &[u64]) -> Result<Outcome, Stop> {
+        let record = self.queue(queue)?;
+        let mut record = self.alive(record)?;
+        self.touch(queue, &mut record);
+        // From where the acknowledged ones end: RocksDB walks over what is erased but not compacted yet.
+        let above = after.max(record.acked());
+        if record.held == 0 {
+            return Ok(Outcome::Empty);
+        }
+        let hour = self.hour;
+        let mut found = None;
+        self.scan_messages(queue, above, &mut |sequence, end, body| {
+            if hour >= end || skip.contains(&sequence) {
+                return ControlFlow::Continue(());
+            }
+            found = Some((sequence, body.into()));
+            ControlFlow::Break(())
+        })?;
+        Ok(match found {
+            Some((sequence, body)) => Outcome::Message { sequence, body, left: record.held.saturating_sub(1) },
+            None => Outcome::Empty,
+        })
+    }
+
+    pub(super) fn ack(&mut self, queue: &QueueId, up_to: u64) -> Result<Outcome, Stop> {
+        let record = self.queue(queue)?;
+        let mut record = self.alive(record)?;
+        let before = record.acked();
+        if record.ack(up_to) {
+            let acked = record.acked();
+            record.touch(self.hour);
+            self.erase_messages(queue, &mut record, before, Which::UpTo(acked))?;
+            self.set_queue(queue, &record);
+        } else {
+            self.touch(queue, &mut record);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn delete(&mut self, queue: &QueueId) -> Result<Outcome, Stop> {
+        let record = self.queue(queue)?;
+        if record.as_ref().is_some_and(|record| record.deleted) {
+            return Ok(Outcome::Done);
+        }
+        let mut record = self.alive(record)?;
+        let acked = record.acked();
+        self.erase_messages(queue, &mut record, acked, Which::All)?;
+        record.bury(self.hour);
+        self.set_queue(queue, &record);
+        Ok(Outcome::Done)
+    }
+
+    /// Shows a queue's messages above a number, in order.
+    fn scan_messages(&self, queue: &QueueId, above: u64, visit: &mut VisitMessage<'_>) -> Result<(), Stop> {
+        let mut damaged = false;
+        let (from, end) = (keys::behind_message(queue, above), keys::behind_message(queue, u64::MAX));
+        self.batch.scan(
+            Table::Messages,
+            from,
+            end,
+            &mut |key, value| match (keys::sequence(key), split_message(value)) {
+                (Some(sequence), Some((end, body))) => visit(sequence, end, body),
+                _ => {
+                    damaged = true;
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        if damaged { Err(Stop::Broken) } else { Ok(()) }
+    }
+
+    /// Erases some of a queue's messages, all of which have numbers above `above`, and says how many. The record is
+    /// the caller's to write. A queue holds at most its quota, so that this is bounded.
+    pub(super) fn erase_messages(
+        &mut self,
+        queue: &QueueId,
+        record: &mut QueueRecord,
+        above: u64,
+        which: Which,
+    ) -> Result<u32, Stop> {
+        let mut erased = Vec::new();
+        let mut bytes = 0;
+        if record.held > 0 {
+            self.scan_messages(queue, above, &mut |sequence, end, body| {
+                match which {
+                    Which::UpTo(last) if sequence > last => return ControlFlow::Break(()),
+                    Which::Ended(hour) if hour < end => return ControlFlow::Continue(()),
+                    _ => {}
+                }
+                erased.push(sequence);
+                bytes += body.len() as u64 + ENTRY_OVERHEAD;
+                ControlFlow::Continue(())
+            })?;
+        }
+        let count = u32::try_from(erased.len()).unwrap_or(u32::MAX);
+        record.held = record.held.saturating_sub(count);
+        for sequence in erased {
+            self.erase(Table::Messages, keys::message(queue, sequence));
+        }
+        self.give_room(bytes)?;
+        Ok(count)
+    }
+}

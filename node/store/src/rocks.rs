@@ -1,0 +1,294 @@
+//! The store on disk: RocksDB, one `WriteBatch` and one sync for a batch of commands.
+//!
+//! **Values in plain SST files**, not in BlobDB's: most messages are acknowledged before their memtable is flushed or at
+//! the next small compaction, and so never cost a second write, whereas a blob file keeps its dead until it is collected
+//! as a whole. (The store's benchmark decides with numbers.)
+//!
+//! **A disk that fails.** After a failed write RocksDB refuses all others until it is opened again. The store keeps
+//! answering reads, refuses changes with `no-space`, and opens the database anew as soon as there is space
+//! ([`REOPEN_FREE_BYTES`]; with another cause, every [`REOPEN_PAUSE`]). Opening flushes what the log holds, so that
+//! nothing is confirmed twice that isn't on the disk. A batch whose write failed half-way, after the log but before the
+//! sync, may turn out to be there: its commands are idempotent, and were answered with a refusal, so that they come again.
+//!
+//! **Space.** Below [`Limits::min_free_bytes`] nothing new is taken in; what is left serves acks, deletes, and
+//! compactions, which a sweep then runs itself once [`RECLAIM_AFTER`] entries were erased.
+
+use core::fmt;
+use core::ops::ControlFlow;
+use core::time::Duration;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use posta_protocol::codec::{Reader, Writer};
+use posta_protocol::ids::Incarnation;
+use posta_protocol::now::{Mono, Now};
+use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch, WriteOptions};
+
+use crate::batch::{Backing, Broken, Changes, Visit};
+use crate::engine::{Engine, Mode};
+use crate::keys::{self, Table};
+use crate::limits::Limits;
+use crate::{Outcome, QueueOp, QueueStore, SCHEMA};
+
+mod error;
+mod options;
+
+use error::FailedOpen;
+pub use error::OpenError;
+
+/// Free bytes above which a database that failed to write is opened again: two memtables are flushed on the way.
+const REOPEN_FREE_BYTES: u64 = 2 * options::MESSAGE_MEMTABLE as u64;
+/// Pause between two attempts to open it again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(2);
+/// Erased messages and blobs after which, when space is short, a sweep compacts their tables: about 1 MiB.
+const RECLAIM_AFTER: u64 = 96;
+
+/// A queue store in a folder of its own.
+pub struct RocksStore {
+    engine: Engine,
+    disk: Disk,
+    incarnation: Incarnation,
+}
+
+/// The database and its health.
+struct Disk {
+    path: PathBuf,
+    /// None while it can't be opened.
+    db: Option<DB>,
+    /// A write has failed since it was opened.
+    failed: bool,
+    /// When opening it again was last tried.
+    tried: Option<Mono>,
+    /// Messages and blobs erased since the last reclaiming compaction.
+    erased: u64,
+}
+
+impl RocksStore {
+    /// Opens the store in the folder `path`, or makes one there (mode 0700) with the incarnation `fresh`.
+    ///
+    /// # Errors
+    /// One sentence for the operator each: see [`OpenError`].
+    pub fn open(path: &Path, limits: Limits, fresh: Incarnation) -> Result<Self, OpenError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| OpenError::from_io(path, &e))?;
+        let (db, incarnation) = open_database(path, Some(fresh))?;
+        let disk = Disk { path: path.to_owned(), db: Some(db), failed: false, tried: None, erased: 0 };
+        Ok(Self { engine: Engine::new(limits), disk, incarnation })
+    }
+
+    /// Whether the store takes changes: false from a failed write until the disk works again.
+    #[must_use]
+    pub const fn writable(&self) -> bool {
+        self.disk.db.is_some() && !self.disk.failed
+    }
+
+    /// What the disk allows now.
+    fn mode(&mut self, now: Now, grows: bool) -> Mode {
+        if !self.writable() {
+            self.disk.reopen(now.mono);
+        }
+        if !self.writable() {
+            Mode::ReadOnly
+        } else if grows && self.disk.free_bytes() < self.engine.limits.min_free_bytes {
+            Mode::Reserve
+        } else {
+            Mode::Normal
+        }
+    }
+}
+
+impl QueueStore for RocksStore {
+    fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    fn apply(&mut self, now: Now, ops: &[QueueOp]) -> Vec<Outcome> {
+        let mode = self.mode(now, ops.iter().any(QueueOp::grows));
+        self.engine.apply(&mut self.disk, mode, now, ops)
+    }
+
+    fn sweep(&mut self, now: Now, limit: usize) -> usize {
+        if self.mode(now, false) == Mode::ReadOnly {
+            return 0;
+        }
+        let worked_off = self.engine.sweep(&mut self.disk, now, limit);
+        if self.disk.erased >= RECLAIM_AFTER && self.disk.free_bytes() < self.engine.limits.min_free_bytes {
+            self.disk.reclaim();
+        }
+        worked_off
+    }
+}
+
+impl fmt::Debug for RocksStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RocksStore").field("writable", &self.writable()).finish_non_exhaustive()
+    }
+}
+
+/// Opens the database and checks its schema; writes the first records of a new one. Without `fresh` it must not be new.
+fn open_database(path: &Path, fresh: Option<Incarnation>) -> Result<(DB, Incarnation), OpenError> {
+    let open = || DB::open_cf_descriptors(&options::database(), path, options::tables());
+    let db = open().map_err(|e| match error::classify(&e) {
+        // A layout with other tables: its version stands in the one table that every layout has.
+        FailedOpen::OtherTables => match schema_only(path) {
+            Some(found) if found > SCHEMA => OpenError::Newer { path: path.to_owned(), found, known: SCHEMA },
+            _ => OpenError::Corrupted { path: path.to_owned() },
+        },
+        other => other.at(path, &e),
+    })?;
+    match read_store_record(&db).map_err(|e| error::classify(&e).at(path, &e))? {
+        Some((schema, _)) if schema > SCHEMA => {
+            Err(OpenError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
+        }
+        Some((SCHEMA, Some(incarnation))) => Ok((db, incarnation)),
+        Some(_) => Err(OpenError::Corrupted { path: path.to_owned() }),
+        None => match fresh {
+            Some(fresh) if db.iterator(rocksdb::IteratorMode::Start).next().is_none() && no_queues(&db) => {
+                let mut w = Writer::default();
+                w.u32(SCHEMA);
+                fresh.write(&mut w);
+                let written = db.put_opt(keys::STORE, w.finish(), &write_options(true));
+                written.map_err(|e| error::classify(&e).at(path, &e))?;
+                Ok((db, fresh))
+            }
+            _ => Err(OpenError::Corrupted { path: path.to_owned() }),
+        },
+    }
+}
+
+fn no_queues(db: &DB) -> bool {
+    handle(db, Table::Queues).is_ok_and(|queues| db.iterator_cf(queues, rocksdb::IteratorMode::Start).next().is_none())
+}
+
+/// Schema and, where the rest can be read, incarnation.
+fn read_store_record(db: &DB) -> Result<Option<(u32, Option<Incarnation>)>, rocksdb::Error> {
+    Ok(db.get(keys::STORE)?.map(|bytes| {
+        let mut r = Reader::new(&bytes);
+        let schema = r.u32("schema").unwrap_or(0);
+        let incarnation = Incarnation::read(&mut r).ok().filter(|_| r.left() == 0);
+        (schema, incarnation)
+    }))
+}
+
+fn schema_only(path: &Path) -> Option<u32> {
+    let db = DB::open_cf_for_read_only(&options::database(), path, [Table::Meta.name()], false).ok()?;
+    read_store_record(&db).ok()?.map(|(schema, _)| schema)
+}
+
+fn write_options(sync: bool) -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(sync);
+    options
+}
+
+fn handle(db: &DB, table: Table) -> Result<&ColumnFamily, Broken> {
+    db.cf_handle(table.name()).ok_or(Broken)
+}
+
+/// Logs the kind of an error and nothing else: RocksDB's own words may hold keys.
+fn broken(what: &'static str, e: &rocksdb::Error) -> Broken {
+    tracing::error!(kind = ?e.kind(), "the queue store can't {what}");
+    Broken
+}
+
+impl Disk {
+    fn db(&self) -> Result<&DB, Broken> {
+        self.db.as_ref().ok_or(Broken)
+    }
+
+    /// Free bytes of the file system for an ordinary user; none if it can't say.
+    fn free_bytes(&self) -> u64 {
+        rustix::fs::statvfs(&self.path).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize))
+    }
+
+    fn write(&self, changes: Changes, sync: bool) -> Result<u64, Broken> {
+        let db = self.db()?;
+        let mut batch = WriteBatch::default();
+        let mut erased = 0;
+        for ((table, key), value) in changes {
+            let cf = handle(db, table)?;
+            match value {
+                Some(value) => batch.put_cf(cf, key, value),
+                None => {
+                    erased += u64::from(matches!(table, Table::Messages | Table::Blobs));
+                    batch.delete_cf(cf, key);
+                }
+            }
+        }
+        db.write_opt(batch, &write_options(sync)).map_err(|e| broken("write", &e))?;
+        Ok(erased)
+    }
+
+    /// Tries to get a database back that takes writes.
+    fn reopen(&mut self, now: Mono) {
+        if self.tried.is_some_and(|tried| now.since(tried) < REOPEN_PAUSE && tried <= now)
+            || self.free_bytes() < REOPEN_FREE_BYTES
+        {
+            return;
+        }
+        self.tried = Some(now);
+        self.db = None; // Closed first: it holds the lock.
+        match open_database(&self.path, None) {
+            Ok((db, _)) => {
+                self.db = Some(db);
+                self.failed = false;
+                tracing::info!("the disk takes writes again; the queue store goes on");
+            }
+            Err(_) => tracing::warn!("the queue store can't be opened again yet"),
+        }
+    }
+
+    /// Gives the space of erased messages back, so far as compacting their tables does. Blocks meanwhile.
+    fn reclaim(&mut self) {
+        self.erased = 0;
+        let Ok(db) = self.db() else { return };
+        for table in [Table::Messages, Table::Blobs] {
+            let Ok(cf) = handle(db, table) else { return };
+            db.compact_range_cf(cf, None::<&[u8]>, None::<&[u8]>);
+        }
+        // The log goes only when no table has anything left in it.
+        let all: Vec<_> = Table::ALL.iter().filter_map(|table| db.cf_handle(table.name())).collect();
+        if let Err(e) = db.flush_cfs_opt(&all, &rocksdb::FlushOptions::default()) {
+            broken("flush", &e);
+            self.failed = true;
+        }
+    }
+}
+
+impl Backing for Disk {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
+        let db = self.db()?;
+        db.get_cf(handle(db, table)?, key).map_err(|e| broken("read", &e))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), Broken> {
+        let db = self.db()?;
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(end);
+        let mut cursor = db.raw_iterator_cf_opt(handle(db, table)?, options);
+        cursor.seek(from);
+        while let Some((key, value)) = cursor.item() {
+            if let ControlFlow::Break(()) = visit(key, value) {
+                return Ok(());
+            }
+            cursor.next();
+        }
+        cursor.status().map_err(|e| broken("read", &e))
+    }
+
+    fn commit(&mut self, changes: Changes, sync: bool) -> Result<(), Broken> {
+        match self.write(changes, sync) {
+            Ok(erased) => {
+                self.erased = self.erased.saturating_add(erased);
+                Ok(())
+            }
+            Err(Broken) => {
+                if !self.failed {
+                    tracing::error!("the disk takes no writes: the queue store only reads until it does");
+                }
+                self.failed = true;
+                Err(Broken)
+            }
+        }
+    }
+}
