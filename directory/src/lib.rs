@@ -1,1 +1,27 @@
 //! The Posta directory authority: votes and consensus.
+//!
+//! ```text
+//! relay ──descriptor──► intake ─┐
+//! other authorities ──votes────►│ authority (rounds) ── tally ──► consensus, mix keys ──► archive ──► everyone
+//!                    ──echoes──►│
+//!                ──signatures──►┘
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`authority`] | the core: rounds, schedule, catching up; no I/O |
+//! | [`intake`] | descriptors that relays post: what is accepted |
+//! | [`tally`], [`layers`] | votes in, consensus out: pure, the same everywhere |
+//! | [`archive`] | what is on disk, above all what was signed |
+//! | [`driver`] | sockets, clocks, tasks |
+//! | [`config`], [`cli`] | what an operator meets |
+
+pub mod archive;
+pub mod authority;
+pub mod cli;
+pub mod config;
+pub mod driver;
+pub mod intake;
+pub mod layers;
+pub mod show;
+pub mod tally;

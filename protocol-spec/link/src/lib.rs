@@ -31,6 +31,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod error;
 pub mod exit;
+pub mod fetch;
 pub mod keys;
 pub mod link;
 pub mod logs;

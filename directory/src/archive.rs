@@ -1,0 +1,251 @@
+//! What an authority keeps on disk. Above all what it has voted for and signed, written before anything leaves: after a
+//! crash it must not say something else.
+//!
+//! ```text
+//! lock          held while the program runs
+//! voted         epoch (8) | attempt (4)
+//! signed        epoch (8) | valid after (8) | hash (32)
+//! newest        consensus | mix keys, one part for each key epoch
+//! descriptors   what relays have posted
+//! evidence/     pairs of signed documents that exclude each other
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use posta_link::keys::atomic_write;
+use posta_protocol::codec::{Reader, Writer};
+use posta_protocol::document::{Authorities, Header};
+use posta_protocol::error::{Malformed, Untrusted};
+use posta_protocol::ids::{Epoch, Hash};
+use posta_protocol::now::Wall;
+use posta_protocol::params::{
+    MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_KEY_EPOCHS, MAX_MIX_KEYS_LEN, MAX_RELAYS, MAX_VOTE_LEN,
+};
+use thiserror::Error;
+use tracing::warn;
+
+use crate::authority::{Memory, Published, Record};
+
+/// Pairs of documents kept as evidence; later ones are only counted in the log.
+pub const MAX_EVIDENCE: usize = 64;
+const FILE_MODE: u32 = 0o600;
+
+/// Why the state can't be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The system refuses.
+    #[error("{path} can't be read or written: {source}; check the disk's free space and the folder's permissions", path = .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error("another posta-directory uses {0}: stop it first")]
+    InUse(PathBuf),
+    /// What was signed can't be read, so that signing might contradict it.
+    #[error(
+        "{0} is damaged: restore it from a backup; without it this authority might sign a second document for an epoch"
+    )]
+    Damaged(PathBuf),
+}
+
+/// A folder with an authority's state, locked.
+#[derive(Debug)]
+pub struct Archive {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Archive {
+    /// Opens the folder, making it if need be.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`] or [`ArchiveError::InUse`].
+    pub fn open(folder: &Path) -> Result<Self, ArchiveError> {
+        let evidence = folder.join("evidence");
+        fs::create_dir_all(&evidence).map_err(|source| ArchiveError::Io { path: evidence, source })?;
+        let path = folder.join("lock");
+        let lock = File::create(&path).map_err(|source| ArchiveError::Io { path: path.clone(), source })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => Err(ArchiveError::InUse(folder.to_owned())),
+            Err(fs::TryLockError::Error(source)) => Err(ArchiveError::Io { path, source }),
+        }
+    }
+
+    /// What was there. Documents that can't be read any more are left out; what was signed must be readable.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`] or [`ArchiveError::Damaged`].
+    pub fn load(&self, authorities: &Authorities) -> Result<Memory, ArchiveError> {
+        let voted = self.load_strict("voted", |r| Ok((Epoch(r.u64("voted")?), r.u32("voted")?)))?;
+        let signed = self.load_strict("signed", |r| {
+            Ok(Header { epoch: Epoch(r.u64("signed")?), valid_after: Wall(r.u64("signed")?), hash: Hash::read(r)? })
+        })?;
+        let newest = self.read("newest")?.and_then(|bytes| match parse_newest(&bytes, authorities) {
+            Ok(published) => Some(Arc::new(published)),
+            Err(e) => {
+                warn!("the consensus on disk is not usable and will be fetched anew: {e}");
+                None
+            }
+        });
+        let descriptors =
+            self.read("descriptors")?.and_then(|bytes| parse_descriptors(&bytes).ok()).unwrap_or_default();
+        Ok(Memory { voted, signed, newest, descriptors })
+    }
+
+    fn load_strict<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&mut Reader<'_>) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, ArchiveError> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        let mut r = Reader::new(&bytes);
+        let parsed = parse(&mut r).and_then(|t| r.finish("state").map(|()| t));
+        parsed.map(Some).map_err(|_| ArchiveError::Damaged(self.folder.join(name)))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let path = self.folder.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ArchiveError::Io { path, source }),
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
+        let path = self.folder.join(name);
+        atomic_write(&path, bytes, FILE_MODE).map_err(|source| ArchiveError::Io { path, source })
+    }
+
+    /// Writes a record; when this returns it is on disk, synced.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`].
+    pub fn record(&self, record: &Record) -> Result<(), ArchiveError> {
+        let mut w = Writer::with_capacity(Header::LEN);
+        match record {
+            Record::Voted { epoch, attempt } => {
+                w.u64(epoch.0);
+                w.u32(*attempt);
+                self.write("voted", &w.finish())
+            }
+            Record::Signed(header) => {
+                w.u64(header.epoch.0);
+                w.u64(header.valid_after.0);
+                header.hash.write(&mut w);
+                self.write("signed", &w.finish())
+            }
+        }
+    }
+
+    /// Keeps the newest consensus, and the descriptors that the next one will be made of.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`].
+    pub fn publish(&self, published: &Published, descriptors: &[Arc<[u8]>]) -> Result<(), ArchiveError> {
+        let mut w = Writer::with_capacity(published.bytes.len() + 64);
+        w.bounded(&published.bytes);
+        w.count(published.parts.len());
+        for (_, part) in &published.parts {
+            w.bounded(part);
+        }
+        self.write("newest", &w.finish())?;
+        let mut w = Writer::with_capacity(descriptors.len() * 4096);
+        w.count(descriptors.len());
+        for descriptor in descriptors {
+            w.bounded(descriptor);
+        }
+        self.write("descriptors", &w.finish())
+    }
+
+    /// Keeps evidence, unless there is plenty.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`].
+    pub fn evidence(&self, one: &[u8], other: &[u8]) -> Result<(), ArchiveError> {
+        let folder = self.folder.join("evidence");
+        let held = fs::read_dir(&folder).map_err(|source| ArchiveError::Io { path: folder, source })?.count();
+        if held >= MAX_EVIDENCE || one.len().max(other.len()) > MAX_VOTE_LEN {
+            return Ok(());
+        }
+        let mut w = Writer::with_capacity(one.len() + other.len() + 8);
+        w.bounded(one);
+        w.bounded(other);
+        self.write(&format!("evidence/{held:04}"), &w.finish())
+    }
+}
+
+fn parse_newest(bytes: &[u8], authorities: &Authorities) -> Result<Published, Untrusted> {
+    let mut r = Reader::new(bytes);
+    let consensus = r.bounded(MAX_CONSENSUS_LEN, "consensus")?;
+    let n = r.count(MAX_KEY_EPOCHS, "mix keys")?;
+    let parts = (0..n).map(|_| r.bounded(MAX_MIX_KEYS_LEN, "mix keys").map(Arc::from)).collect::<Result<_, _>>()?;
+    r.finish("state")?;
+    Published::new(consensus, parts, authorities)
+}
+
+fn parse_descriptors(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut r = Reader::new(bytes);
+    let n = r.count(MAX_RELAYS, "descriptors")?;
+    let list = (0..n).map(|_| r.bounded(MAX_DESCRIPTOR_LEN, "descriptor").map(<[u8]>::to_vec)).collect();
+    r.finish("state")?;
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authorities() -> Authorities {
+        Authorities::new(vec![posta_protocol::document::Authority {
+            id: posta_protocol::ids::AuthorityId([1; 32]),
+            link_key: posta_protocol::ids::LinkPublicKey([2; 32]),
+            addresses: vec![],
+        }])
+        .unwrap()
+    }
+
+    #[test]
+    fn records_are_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        let header = Header { epoch: Epoch(7), valid_after: Wall(70), hash: Hash([3; 32]) };
+        archive.record(&Record::Voted { epoch: Epoch(7), attempt: 2 }).unwrap();
+        archive.record(&Record::Signed(header)).unwrap();
+        assert!(matches!(Archive::open(folder.path()), Err(ArchiveError::InUse(_))), "one process at a time");
+        drop(archive);
+        let memory = Archive::open(folder.path()).unwrap().load(&authorities()).unwrap();
+        assert_eq!((memory.voted, memory.signed), (Some((Epoch(7), 2)), Some(header)));
+        assert!(memory.newest.is_none() && memory.descriptors.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_record_stops_the_authority_and_a_damaged_document_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        fs::write(folder.path().join("newest"), b"rubbish").unwrap();
+        fs::write(folder.path().join("descriptors"), b"rubbish").unwrap();
+        assert!(archive.load(&authorities()).unwrap().newest.is_none());
+        fs::write(folder.path().join("signed"), b"short").unwrap();
+        let e = archive.load(&authorities()).unwrap_err();
+        assert!(matches!(&e, ArchiveError::Damaged(path) if path.ends_with("signed")), "{e}");
+    }
+
+    #[test]
+    fn evidence_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        for n in 0..u8::try_from(MAX_EVIDENCE).unwrap() + 5 {
+            archive.evidence(&[n], &[n + 1]).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path().join("evidence")).unwrap().count(), MAX_EVIDENCE);
+    }
+}

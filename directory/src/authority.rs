@@ -1,0 +1,327 @@
+//! The authority's core: given the time, requests, answers and confirmations, it says what to do next.
+//!
+//! A round for an epoch goes vote → echo → gather → sign (reveals of the shared randomness will come between echo and
+//! gather). A phase ends as soon as everything from all authorities is in; at its deadline if enough is in; and else it
+//! waits, until the next epoch's round takes over. Normally a round begins in the middle of the epoch before. Without a
+//! valid consensus it begins at once, for the current epoch.
+//!
+//! What must never happen is a second signature for an epoch. So what was voted for and signed is recorded on disk first
+//! ([`Action::Record`]), and nothing leaves before that is confirmed ([`Event::Recorded`]).
+
+mod calls;
+mod inbound;
+mod progress;
+mod round;
+mod schedule;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use posta_protocol::crypto::signature::SignKey;
+use posta_protocol::document::{
+    Authorities, Certificate, Consensus, Header, Params, Reply, Request, Signature, UnverifiedConsensus,
+    UnverifiedMixKeys,
+};
+use posta_protocol::error::{Malformed, Untrusted};
+use posta_protocol::geometry::Geometry;
+use posta_protocol::ids::{AuthorityId, Epoch, Hash};
+use posta_protocol::now::{Mono, Now, Wall};
+use rand_core::CryptoRng;
+
+use crate::intake::{Held, Intake};
+use crate::tally::Outcome;
+use calls::{Call, Catching, Resend};
+use round::{Key, Round};
+
+/// What an authority is and wants.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// All authorities of the network, itself among them.
+    pub authorities: Authorities,
+    /// Certifies the signing key.
+    pub certificate: Certificate,
+    /// The geometry of all packets.
+    pub geometry: Geometry,
+    /// The parameters that it votes for.
+    pub params: Params,
+    /// Relays that it waits for before the first consensus.
+    pub bootstrap_relays: usize,
+}
+
+/// What was on disk when the authority started.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The last epoch and attempt voted for.
+    pub voted: Option<(Epoch, u32)>,
+    /// The last document signed.
+    pub signed: Option<Header>,
+    /// The newest consensus.
+    pub newest: Option<Arc<Published>>,
+    /// Descriptors of relays.
+    pub descriptors: Vec<Vec<u8>>,
+}
+
+/// A consensus with everything that belongs to it.
+#[derive(Debug)]
+pub struct Published {
+    /// The consensus.
+    pub consensus: Consensus,
+    /// Its bytes.
+    pub bytes: Arc<[u8]>,
+    /// Its encoded mix keys with their hashes, in the order of its key epochs.
+    pub parts: Vec<(Hash, Arc<[u8]>)>,
+}
+
+impl Published {
+    /// Verifies signatures and parts; whether it is valid now is another question.
+    ///
+    /// # Errors
+    /// [`Untrusted`], saying what is wrong.
+    pub fn new(bytes: &[u8], parts: Vec<Arc<[u8]>>, authorities: &Authorities) -> Result<Self, Untrusted> {
+        let consensus = UnverifiedConsensus::decode(bytes)?.verify_signatures(authorities)?;
+        Self::complete(consensus, parts)
+    }
+
+    pub(crate) fn complete(consensus: Consensus, parts: Vec<Arc<[u8]>>) -> Result<Self, Untrusted> {
+        if parts.len() != consensus.key_epochs().len() {
+            return Err(Malformed::Truncated("the mix keys of a consensus").into());
+        }
+        let mut hashed = Vec::with_capacity(parts.len());
+        for (part, expected) in parts.into_iter().zip(consensus.key_epochs()) {
+            if UnverifiedMixKeys::decode(&part)?.verify(&consensus)?.key_epoch != expected.epoch {
+                return Err(Untrusted::Hash("the mix keys of a consensus"));
+            }
+            hashed.push((expected.mix_keys, part));
+        }
+        Ok(Self { bytes: consensus.encode().into(), consensus, parts: hashed })
+    }
+}
+
+/// What must be on disk before anything that rests on it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A vote for this epoch and attempt.
+    Voted {
+        /// The epoch.
+        epoch: Epoch,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// The one document that is signed for its epoch.
+    Signed(Header),
+}
+
+/// What happens to an authority.
+#[derive(Debug)]
+pub enum Event {
+    /// Somebody asks. Answered by an [`Action::Reply`] with the same ticket, at once.
+    Request {
+        /// The driver's number for it.
+        ticket: u64,
+        /// The authority that asks, by its link key; `None` for anyone else.
+        peer: Option<AuthorityId>,
+        /// What is asked.
+        request: Request,
+    },
+    /// What became of an [`Action::Call`].
+    Answer {
+        /// The call.
+        call: u64,
+        /// The reply; `None` if the other can't be reached.
+        reply: Option<Reply>,
+    },
+    /// A record is on disk, synced.
+    Recorded(Record),
+    /// The time of [`Authority::poll_timeout`] has come.
+    Timer,
+}
+
+/// What the driver shall do.
+#[derive(Debug)]
+pub enum Action {
+    /// Answer a request.
+    Reply {
+        /// The request's ticket.
+        ticket: u64,
+        /// The answer.
+        reply: Reply<Arc<[u8]>>,
+    },
+    /// Ask another authority; [`Event::Answer`] must follow in any case, within the driver's timeout.
+    Call {
+        /// Whom.
+        peer: AuthorityId,
+        /// The core's number for it.
+        call: u64,
+        /// An encoded [`Request`].
+        body: Arc<[u8]>,
+        /// The longest reply, in bytes.
+        max_reply: usize,
+    },
+    /// Write to disk and sync, then say so with [`Event::Recorded`].
+    Record(Record),
+    /// There is a new consensus: keep it.
+    Publish(Arc<Published>),
+    /// Two signed things by one authority that exclude each other: keep them.
+    Evidence(Arc<[u8]>, Arc<[u8]>),
+}
+
+/// One authority.
+#[derive(Debug)]
+pub struct Authority<R> {
+    settings: Settings,
+    id: AuthorityId,
+    key: SignKey,
+    rng: R,
+    actions: VecDeque<Action>,
+    intake: Intake,
+    voted: Option<(Epoch, u32)>,
+    signed: Option<Header>,
+    newest: Option<Arc<Published>>,
+    /// The one before: somebody may be fetching its parts, or build on it.
+    former: Option<Arc<Published>>,
+    rounds: BTreeMap<Key, Round>,
+    active: Option<Key>,
+    /// Our vote, while it is being recorded.
+    prepared: Option<(Key, Arc<[u8]>)>,
+    /// What we tallied last; signatures for it are counted even when its round is over.
+    outcome: Option<Outcome>,
+    signatures: BTreeMap<Epoch, BTreeMap<AuthorityId, Signature>>,
+    /// Descriptors that others had.
+    fetched: BTreeMap<Hash, Held>,
+    /// Descriptors asked for: how often, and when the next time.
+    asked: BTreeMap<Hash, (usize, Mono)>,
+    calls: BTreeMap<u64, Call>,
+    next_call: u64,
+    resends: Vec<Resend>,
+    catching: Option<Catching>,
+    next_ask: Mono,
+    /// The earliest time for the next attempt.
+    not_before: Mono,
+    /// An epoch for which we signed, and too few others.
+    spent: Option<Epoch>,
+    wake: Option<Mono>,
+}
+
+impl<R: CryptoRng> Authority<R> {
+    /// An authority that starts, or starts again.
+    pub fn new(settings: Settings, key: SignKey, rng: R, memory: Memory, now: Now) -> Self {
+        let mut intake = Intake::new(settings.params.reserved_networks());
+        for bytes in &memory.descriptors {
+            intake.restore(now, bytes);
+        }
+        let mut authority = Self {
+            id: AuthorityId(settings.certificate.identity),
+            settings,
+            key,
+            rng,
+            actions: VecDeque::new(),
+            intake,
+            voted: memory.voted,
+            signed: memory.signed,
+            newest: memory.newest,
+            former: None,
+            rounds: BTreeMap::new(),
+            active: None,
+            prepared: None,
+            outcome: None,
+            signatures: BTreeMap::new(),
+            fetched: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next_call: 0,
+            resends: Vec::new(),
+            catching: None,
+            next_ask: now.mono,
+            not_before: now.mono,
+            spent: None,
+            wake: None,
+        };
+        if authority.voted.is_some() && authority.settings.authorities.len() > 1 {
+            // The round that we fell out of may still come to its end without us.
+            authority.not_before = now.mono + authority.phase_length(now) * 3;
+        }
+        authority.step(now);
+        authority
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Request { ticket, peer, request } => {
+                let reply = self.answer(now, peer, request);
+                self.actions.push_back(Action::Reply { ticket, reply });
+            }
+            Event::Answer { call, reply } => self.answered(now, call, reply),
+            Event::Recorded(record) => self.recorded(now, record),
+            Event::Timer => {}
+        }
+        self.step(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Event::Timer`] is due.
+    #[must_use]
+    pub const fn poll_timeout(&self) -> Option<Mono> {
+        self.wake
+    }
+
+    /// The newest consensus.
+    #[must_use]
+    pub const fn newest(&self) -> Option<&Arc<Published>> {
+        self.newest.as_ref()
+    }
+
+    /// The newest descriptor of every relay, for the archive.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<Arc<[u8]>> {
+        self.intake.iter().map(|held| Arc::clone(&held.bytes)).collect()
+    }
+
+    fn epoch_ms(&self) -> u64 {
+        self.settings.params.epoch_ms()
+    }
+
+    fn epoch_at(&self, at: Wall) -> Epoch {
+        Epoch(at.0 / self.epoch_ms())
+    }
+
+    fn held_epoch(&self) -> Epoch {
+        self.newest.as_ref().map_or(Epoch(0), |p| p.consensus.epoch())
+    }
+
+    fn holds_valid(&self, now: Now) -> bool {
+        self.newest.as_ref().is_some_and(|p| p.consensus.valid_until() > now.wall)
+    }
+
+    /// Takes over a consensus, if it is newer than ours.
+    fn publish(&mut self, now: Now, published: Published) {
+        let epoch = published.consensus.epoch();
+        if epoch <= self.held_epoch() {
+            return;
+        }
+        let published = Arc::new(published);
+        self.former = self.newest.replace(Arc::clone(&published));
+        self.rounds.retain(|(e, _), _| *e > epoch);
+        self.signatures.retain(|e, _| *e > epoch);
+        self.resends.retain(|r| r.key.0 > epoch);
+        if self.active.is_some_and(|(e, _)| e <= epoch) {
+            self.active = None;
+        }
+        if self.outcome.as_ref().is_some_and(|o| o.header.epoch <= epoch) {
+            self.outcome = None;
+        }
+        self.fetched.clear();
+        self.asked.clear();
+        self.not_before = now.mono;
+        let lifetime = self.epoch_ms().saturating_mul(crate::tally::DESCRIPTOR_LIFETIME_EPOCHS);
+        self.intake.expire(Wall(published.consensus.valid_after().0.saturating_sub(lifetime)));
+        self.actions.push_back(Action::Publish(published));
+    }
+}
+
+#[cfg(test)]
+mod tests;

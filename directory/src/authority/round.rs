@@ -1,0 +1,199 @@
+//! One attempt at one epoch: what was said, and when a phase is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_protocol::document::{Authorities, Vote};
+use posta_protocol::ids::{AuthorityId, Epoch, Hash};
+use posta_protocol::now::Mono;
+
+use crate::tally::Counted;
+
+/// An epoch and an attempt at it.
+pub(super) type Key = (Epoch, u32);
+
+/// Where this authority is in a round. Reveals of the shared randomness take their place between echo and gather.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Others have begun, we haven't.
+    Idle,
+    /// Our vote is being recorded on disk.
+    Voting,
+    /// Votes come in.
+    Vote,
+    /// Echoes come in.
+    Echo,
+    /// It is settled which votes count; descriptors or documents are still being fetched.
+    Gather,
+    /// Our signature is being recorded on disk.
+    Signing,
+    /// Signatures come in.
+    Sign,
+    /// Nothing came of it.
+    Failed,
+}
+
+/// A vote that was verified.
+#[derive(Debug)]
+pub(super) struct Ballot {
+    pub(super) hash: Hash,
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) vote: Vote,
+}
+
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) phase: Phase,
+    /// When the first message came or we began.
+    pub(super) opened: Mono,
+    /// When the phase began.
+    pub(super) since: Mono,
+    /// When enough had arrived for this phase to end at its deadline.
+    pub(super) quorum: Option<Mono>,
+    pub(super) votes: BTreeMap<AuthorityId, Ballot>,
+    pub(super) cheats: BTreeSet<AuthorityId>,
+    /// Both votes of each cheat: the others must be shown them, or they would count one.
+    pub(super) exposed: Vec<(Hash, Arc<[u8]>)>,
+    pub(super) echoes: BTreeMap<AuthorityId, Vec<(AuthorityId, Hash)>>,
+    /// Votes that others have seen and we haven't: who has them, and when to ask (again).
+    pub(super) wanted: BTreeMap<Hash, (BTreeSet<AuthorityId>, Mono)>,
+    pub(super) counted: Vec<(AuthorityId, Hash)>,
+}
+
+/// What became of a vote that was put in.
+pub(super) enum Put {
+    New,
+    Known,
+    /// The voter has said two things: both.
+    Cheat(Arc<[u8]>, Arc<[u8]>),
+}
+
+impl Round {
+    pub(super) const fn new(now: Mono) -> Self {
+        Self {
+            phase: Phase::Idle,
+            opened: now,
+            since: now,
+            quorum: None,
+            votes: BTreeMap::new(),
+            cheats: BTreeSet::new(),
+            exposed: Vec::new(),
+            echoes: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            counted: Vec::new(),
+        }
+    }
+
+    pub(super) fn enter(&mut self, phase: Phase, now: Mono) {
+        self.phase = phase;
+        self.since = now;
+        self.quorum = None;
+    }
+
+    pub(super) fn heard_from(&self, id: &AuthorityId) -> bool {
+        self.votes.contains_key(id) || self.echoes.contains_key(id) || self.cheats.contains(id)
+    }
+
+    pub(super) fn put_vote(&mut self, ballot: Ballot) -> Put {
+        let voter = ballot.vote.voter();
+        self.wanted.remove(&ballot.hash);
+        if self.cheats.contains(&voter) && !self.counted.contains(&(voter, ballot.hash)) {
+            return Put::Known;
+        }
+        match self.votes.get(&voter) {
+            Some(held) if held.hash == ballot.hash => Put::Known,
+            Some(held) => {
+                let put = Put::Cheat(Arc::clone(&held.bytes), Arc::clone(&ballot.bytes));
+                self.exposed.push((held.hash, Arc::clone(&held.bytes)));
+                self.exposed.push((ballot.hash, Arc::clone(&ballot.bytes)));
+                // Once it is settled which votes count, those are kept: others have settled it too.
+                match self.counted.iter().find(|(id, _)| *id == voter) {
+                    Some((_, hash)) if *hash == ballot.hash => {
+                        self.votes.insert(voter, ballot);
+                    }
+                    Some(_) => {}
+                    None => {
+                        self.votes.remove(&voter);
+                    }
+                }
+                self.cheats.insert(voter);
+                put
+            }
+            None => {
+                self.votes.insert(voter, ballot);
+                Put::New
+            }
+        }
+    }
+
+    /// The bytes of a vote.
+    pub(super) fn vote_bytes(&self, hash: &Hash) -> Option<&Arc<[u8]>> {
+        let votes = self.votes.values().map(|b| (&b.hash, &b.bytes));
+        votes.chain(self.exposed.iter().map(|(hash, bytes)| (hash, bytes))).find(|(h, _)| *h == hash).map(|(_, b)| b)
+    }
+
+    /// Takes an echo in, the first of each authority, and notes which votes we lack.
+    pub(super) fn put_echo(&mut self, now: Mono, sender: AuthorityId, list: Vec<(AuthorityId, Hash)>) {
+        if self.echoes.contains_key(&sender) {
+            return;
+        }
+        for (voter, hash) in &list {
+            let known = self.votes.get(voter).is_some_and(|b| b.hash == *hash) || self.cheats.contains(voter);
+            if !known {
+                self.wanted.entry(*hash).or_insert_with(|| (BTreeSet::new(), now)).0.insert(sender);
+            }
+        }
+        self.echoes.insert(sender, list);
+    }
+
+    /// Whether the phase is over: everything is in, or it is late enough and enough is in. Without a quorum a phase
+    /// waits, so that an outage of many authorities delays a round and doesn't spoil it.
+    pub(super) fn over(&mut self, now: Mono, authorities: &Authorities, length: Duration) -> bool {
+        let (count, complete) = match self.phase {
+            Phase::Vote => (self.votes.len(), self.votes.len() + self.cheats.len() >= authorities.len()),
+            Phase::Echo => {
+                let all = self.votes.keys().all(|id| self.echoes.contains_key(id));
+                (self.echoes.len(), all && self.wanted.is_empty())
+            }
+            _ => return false,
+        };
+        if count < authorities.threshold() {
+            return false;
+        }
+        self.quorum.get_or_insert(now);
+        complete || self.deadline(length).is_some_and(|at| now >= at)
+    }
+
+    /// When the phase ends, with a quorum.
+    pub(super) fn deadline(&self, length: Duration) -> Option<Mono> {
+        match self.phase {
+            Phase::Vote | Phase::Echo => self.quorum.map(|quorum| (self.since + length).max(quorum + length / 4)),
+            Phase::Gather | Phase::Sign => Some(self.since + length),
+            _ => None,
+        }
+    }
+
+    /// Settles which votes count: those whose hash enough authorities have echoed, but for known cheats.
+    pub(super) fn settle(&mut self, authorities: &Authorities) -> bool {
+        let mut seen: BTreeMap<(AuthorityId, Hash), usize> = BTreeMap::new();
+        for named in self.echoes.values().flatten() {
+            *seen.entry(*named).or_default() += 1;
+        }
+        let need = authorities.threshold();
+        self.counted = seen
+            .into_iter()
+            .filter(|((voter, _), n)| *n >= need && !self.cheats.contains(voter))
+            .map(|(named, _)| named)
+            .collect();
+        self.counted.len() >= need
+    }
+
+    /// The votes that count, if all of them are here.
+    pub(super) fn counted(&self) -> Option<Counted<'_>> {
+        self.counted
+            .iter()
+            .map(|(voter, hash)| self.votes.get(voter).filter(|b| b.hash == *hash).map(|ballot| (*voter, &ballot.vote)))
+            .collect()
+    }
+}

@@ -1,0 +1,5 @@
+//! Authorities in one process, under virtual time, with seeded latencies, crashes and liars.
+
+mod attacks;
+mod net;
+mod rounds;

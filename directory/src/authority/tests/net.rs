@@ -1,0 +1,408 @@
+//! A network of authorities under virtual time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_protocol::crypto::signature::SignKey;
+use posta_protocol::crypto::xwing::{KemPublicKey, KemSecretKey};
+use posta_protocol::document::{
+    Authorities, Authority as Listed, Certificate, Descriptor, Extensions, Params, Purpose, Reply, Request, Roles,
+};
+use posta_protocol::geometry::Geometry;
+use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
+use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::registry::parameter;
+use posta_protocol::secret::Secret;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::authority::{Action, Authority, Event, Memory, Published, Record, Settings};
+
+pub(super) const EPOCH_MS: u64 = 10_000;
+pub(super) const KEY_EPOCH_MS: u64 = 60_000;
+const START: Wall = Wall(1_700_000_003_000);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long a call to one who doesn't answer takes.
+const UNREACHABLE: Duration = Duration::from_millis(1_000);
+
+pub(super) struct Keys {
+    pub(super) identity: SignKey,
+    pub(super) signing: SignKey,
+    pub(super) certificate: Certificate,
+}
+
+impl Keys {
+    fn new(purpose: Purpose, kind: u8, n: usize) -> Self {
+        let seed = |role: u8| {
+            let mut seed = [kind; 32];
+            (seed[0], seed[1]) = (u8::try_from(n).unwrap(), role);
+            SignKey::from_seed(&Secret::new(seed))
+        };
+        let (identity, signing) = (seed(1), seed(2));
+        let key = SigningPublicKey(signing.public());
+        let certificate = Certificate::issue(&identity, purpose, key, START - YEAR, START + YEAR);
+        Self { identity, signing, certificate }
+    }
+
+    pub(super) fn id(&self) -> AuthorityId {
+        AuthorityId(self.identity.public())
+    }
+}
+
+/// What survives a crash.
+#[derive(Clone, Default)]
+struct Disk {
+    voted: Option<(Epoch, u32)>,
+    signed: Option<posta_protocol::document::Header>,
+    newest: Option<Arc<Published>>,
+    descriptors: Vec<Vec<u8>>,
+}
+
+enum What {
+    Request { from: usize, call: Option<u64>, body: Arc<[u8]> },
+    Answer { call: u64, reply: Option<Reply> },
+    Recorded(Record),
+    Timer,
+}
+
+struct Item {
+    at: u64,
+    order: u64,
+    to: usize,
+    life: u32,
+    what: What,
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Item {}
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Item {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// What a liar puts in place of its message to one peer.
+pub(super) type Liar = Box<dyn FnMut(usize, &Request) -> Option<Request>>;
+
+pub(super) struct Net {
+    pub(super) keys: Vec<Keys>,
+    pub(super) authorities: Authorities,
+    pub(super) nodes: Vec<Option<Authority<ChaCha8Rng>>>,
+    pub(super) slow: BTreeMap<usize, Duration>,
+    pub(super) liars: BTreeMap<usize, Liar>,
+    /// Every consensus that anyone published, by epoch: hashes.
+    pub(super) published: BTreeMap<Epoch, BTreeSet<Hash>>,
+    /// When each epoch's first consensus came.
+    pub(super) first: BTreeMap<Epoch, Duration>,
+    pub(super) evidence: usize,
+    pub(super) signatures: BTreeMap<(usize, Epoch), BTreeSet<Hash>>,
+    settings: Vec<Settings>,
+    disks: Vec<Disk>,
+    lives: Vec<u32>,
+    queue: BinaryHeap<Reverse<Item>>,
+    order: u64,
+    time: u64,
+    rng: ChaCha8Rng,
+    tickets: BTreeMap<u64, (usize, Option<u64>)>,
+    relays: Vec<Keys>,
+    mix_keys: BTreeMap<(usize, u64), KemPublicKey>,
+}
+
+impl Net {
+    /// `n` authorities that wait for `relays` relays, none of them started.
+    pub(super) fn new(n: usize, relays: usize, seed: u64) -> Self {
+        let keys: Vec<_> = (0..n).map(|i| Keys::new(Purpose::Authority, 7, i)).collect();
+        let listed = keys.iter().map(|k| Listed {
+            id: k.id(),
+            link_key: LinkPublicKey([1; 32]),
+            addresses: vec!["127.0.0.1:1".parse().unwrap()],
+        });
+        let authorities = Authorities::new(listed.collect()).unwrap();
+        let mut params = Params::default();
+        for (code, value) in [
+            (parameter::EPOCH_MS, EPOCH_MS),
+            (parameter::KEY_EPOCH_MS, KEY_EPOCH_MS),
+            (parameter::RESERVED_NETWORKS, 1),
+        ] {
+            assert!(params.set(code, value));
+        }
+        let settings = keys
+            .iter()
+            .map(|k| Settings {
+                authorities: authorities.clone(),
+                certificate: k.certificate,
+                geometry: Geometry::DEFAULT,
+                params: params.clone(),
+                bootstrap_relays: relays,
+            })
+            .collect();
+        Self {
+            keys,
+            authorities,
+            nodes: (0..n).map(|_| None).collect(),
+            slow: BTreeMap::new(),
+            liars: BTreeMap::new(),
+            published: BTreeMap::new(),
+            first: BTreeMap::new(),
+            evidence: 0,
+            signatures: BTreeMap::new(),
+            settings,
+            disks: vec![Disk::default(); n],
+            lives: vec![0; n],
+            queue: BinaryHeap::new(),
+            order: 0,
+            time: 0,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            tickets: BTreeMap::new(),
+            relays: (0..relays).map(|i| Keys::new(Purpose::Relay, 9, i)).collect(),
+            mix_keys: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { mono: Mono(self.time), wall: START + Duration::from_micros(self.time) }
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.time)
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.now().wall.0 / EPOCH_MS)
+    }
+
+    pub(super) fn relay_id(&self, i: usize) -> RelayId {
+        RelayId(self.relays[i].identity.public())
+    }
+
+    /// Starts an authority, or starts it again from its disk.
+    pub(super) fn start(&mut self, i: usize) {
+        self.lives[i] += 1;
+        let Disk { voted, signed, newest, descriptors } = self.disks[i].clone();
+        let memory = Memory { voted, signed, newest, descriptors };
+        let rng = ChaCha8Rng::seed_from_u64(self.rng.random());
+        let key = SignKey::from_seed(&Secret::new({
+            let mut seed = [7; 32];
+            (seed[0], seed[1]) = (u8::try_from(i).unwrap(), 2);
+            seed
+        }));
+        self.nodes[i] = Some(Authority::new(self.settings[i].clone(), key, rng, memory, self.now()));
+        self.drain(i);
+    }
+
+    pub(super) fn kill(&mut self, i: usize) {
+        self.lives[i] += 1;
+        self.nodes[i] = None;
+    }
+
+    pub(super) fn descriptor(&mut self, i: usize) -> Vec<u8> {
+        let now = self.now().wall;
+        let current = now.0 / KEY_EPOCH_MS;
+        let mix_keys = (current..=current + 2)
+            .map(|epoch| {
+                let key = self.mix_keys.entry((i, epoch)).or_insert_with(|| {
+                    let mut seed = [u8::try_from(i).unwrap(); 32];
+                    seed[..8].copy_from_slice(&epoch.to_le_bytes());
+                    KemSecretKey::from_seed(&Secret::new(seed)).unwrap().public().clone()
+                });
+                (KeyEpoch(epoch), key.clone())
+            })
+            .collect();
+        let keys = &self.relays[i];
+        let n = u8::try_from(i).unwrap();
+        let addr = |port| vec![format!("127.0.{n}.1:{port}").parse().unwrap()];
+        let descriptor = Descriptor {
+            certificate: keys.certificate,
+            link_key: LinkPublicKey([n; 32]),
+            link_addresses: addr(1),
+            client_addresses: addr(2),
+            roles: if i.is_multiple_of(2) { Roles::EDGE } else { Roles::MIX },
+            family: None,
+            operator: OperatorId([n; 16]),
+            capacity: 100,
+            published: now,
+            mix_keys,
+            extensions: Extensions::default(),
+        };
+        descriptor.sign(&keys.signing).unwrap().into_bytes()
+    }
+
+    /// A relay posts to everyone.
+    pub(super) fn post(&mut self, relay: usize) {
+        let body: Arc<[u8]> = Request::PostDescriptor(self.descriptor(relay)).encode().into();
+        for to in 0..self.nodes.len() {
+            self.send(usize::MAX, to, None, Arc::clone(&body));
+        }
+    }
+
+    pub(super) fn post_all(&mut self) {
+        for relay in 0..self.relays.len() {
+            self.post(relay);
+        }
+    }
+
+    fn push(&mut self, delay: Duration, to: usize, what: What) {
+        self.order += 1;
+        let at = self.time + u64::try_from(delay.as_micros()).unwrap();
+        self.queue.push(Reverse(Item { at, order: self.order, to, life: self.lives[to], what }));
+    }
+
+    fn latency(&mut self, from: usize, to: usize) -> Duration {
+        let base = Duration::from_micros(self.rng.random_range(1_000..20_000));
+        [from, to].iter().filter_map(|i| self.slow.get(i)).fold(base, |sum, extra| sum + *extra)
+    }
+
+    pub(super) fn send(&mut self, from: usize, to: usize, call: Option<u64>, body: Arc<[u8]>) {
+        let latency = self.latency(from, to);
+        if self.nodes[to].is_none() {
+            if let Some(call) = call {
+                self.push(UNREACHABLE, from, What::Answer { call, reply: None });
+            }
+            return;
+        }
+        self.push(latency, to, What::Request { from, call, body });
+    }
+
+    /// Runs everything that happens until then.
+    pub(super) fn run_for(&mut self, span: Duration) {
+        self.run(span, |_| false);
+    }
+
+    /// Runs until the condition holds, at most so long; whether it does.
+    pub(super) fn run(&mut self, span: Duration, until: impl Fn(&Self) -> bool) -> bool {
+        let end = self.time + u64::try_from(span.as_micros()).unwrap();
+        loop {
+            if until(self) {
+                return true;
+            }
+            if self.queue.peek().is_none_or(|Reverse(item)| item.at > end) {
+                self.time = end;
+                return until(self);
+            }
+            let Reverse(item) = self.queue.pop().unwrap();
+            self.time = item.at;
+            self.deliver(item);
+        }
+    }
+
+    /// Runs with all relays posting every half epoch.
+    pub(super) fn run_posting(&mut self, span: Duration, until: impl Fn(&Self) -> bool) -> bool {
+        let end = self.elapsed() + span;
+        while self.elapsed() < end {
+            self.post_all();
+            if self.run(Duration::from_millis(EPOCH_MS / 2), &until) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn deliver(&mut self, item: Item) {
+        let i = item.to;
+        if self.lives[i] != item.life {
+            if let What::Request { from, call: Some(call), .. } = item.what {
+                self.push(UNREACHABLE, from, What::Answer { call, reply: None });
+            }
+            return;
+        }
+        let now = self.now();
+        let Some(node) = &mut self.nodes[i] else { return };
+        match item.what {
+            What::Request { from, call, body } => {
+                let ticket = self.order;
+                self.order += 1;
+                self.tickets.insert(ticket, (from, call));
+                let peer = self.keys.get(from).map(Keys::id);
+                let request = Request::decode(&body).unwrap();
+                node.handle(now, Event::Request { ticket, peer, request });
+            }
+            What::Answer { call, reply } => node.handle(now, Event::Answer { call, reply }),
+            What::Recorded(record) => {
+                match record {
+                    Record::Voted { epoch, attempt } => self.disks[i].voted = Some((epoch, attempt)),
+                    Record::Signed(header) => self.disks[i].signed = Some(header),
+                }
+                node.handle(now, Event::Recorded(record));
+            }
+            What::Timer => node.handle(now, Event::Timer),
+        }
+        self.drain(i);
+    }
+
+    fn drain(&mut self, i: usize) {
+        while let Some(action) = self.nodes[i].as_mut().and_then(Authority::poll) {
+            match action {
+                Action::Reply { ticket, reply } => {
+                    let (from, call) = self.tickets.remove(&ticket).unwrap();
+                    if let Some(call) = call {
+                        let reply = Reply::decode(&reply.encode()).unwrap();
+                        let latency = self.latency(i, from);
+                        self.push(latency, from, What::Answer { call, reply: Some(reply) });
+                    }
+                }
+                Action::Call { peer, call, body, .. } => {
+                    let to = self.keys.iter().position(|k| k.id() == peer).unwrap();
+                    let request = Request::decode(&body).unwrap();
+                    if let Request::Signature(bytes) = &request {
+                        let header = posta_protocol::document::Signature::decode(bytes).unwrap().header;
+                        self.signatures.entry((i, header.epoch)).or_default().insert(header.hash);
+                    }
+                    let body = match self.liars.get_mut(&i).and_then(|liar| liar(to, &request)) {
+                        Some(lie) => lie.encode().into(),
+                        None => body,
+                    };
+                    self.send(i, to, Some(call), body);
+                }
+                Action::Record(record) => {
+                    let delay = Duration::from_micros(self.rng.random_range(500..3_000));
+                    self.push(delay, i, What::Recorded(record));
+                }
+                Action::Publish(published) => {
+                    let (epoch, elapsed) = (published.consensus.epoch(), self.elapsed());
+                    self.published.entry(epoch).or_default().insert(published.consensus.hash());
+                    self.first.entry(epoch).or_insert(elapsed);
+                    self.disks[i].newest = Some(published);
+                    let descriptors = self.nodes[i].as_ref().unwrap().descriptors();
+                    self.disks[i].descriptors = descriptors.iter().map(|d| d.to_vec()).collect();
+                }
+                Action::Evidence(..) => self.evidence += 1,
+            }
+        }
+        if let Some(at) = self.nodes[i].as_ref().and_then(Authority::poll_timeout) {
+            self.push(Duration::from_micros(at.0.saturating_sub(self.time).max(1)), i, What::Timer);
+        }
+    }
+
+    pub(super) fn newest(&self, i: usize) -> Option<&Arc<Published>> {
+        self.nodes[i].as_ref()?.newest()
+    }
+
+    /// The newest epoch that so many authorities hold.
+    pub(super) fn agreed(&self, count: usize) -> Epoch {
+        let mut held: Vec<_> =
+            (0..self.nodes.len()).map(|i| self.newest(i).map_or(Epoch(0), |p| p.consensus.epoch())).collect();
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        held.get(count - 1).copied().unwrap_or_default()
+    }
+
+    /// Never two consensuses for an epoch, and nobody signs twice.
+    pub(super) fn check(&self) {
+        for (epoch, hashes) in &self.published {
+            assert_eq!(hashes.len(), 1, "two consensuses for {epoch:?}");
+        }
+        for ((who, epoch), hashes) in &self.signatures {
+            assert!(self.liars.contains_key(who) || hashes.len() == 1, "{who} signed twice for {epoch:?}");
+        }
+    }
+}

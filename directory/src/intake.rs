@@ -1,0 +1,303 @@
+//! Descriptors that relays post: which are accepted, and which are held.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_protocol::crypto::context::DESCRIPTOR;
+use posta_protocol::crypto::hash;
+use posta_protocol::document::{Descriptor, Refusal, UnverifiedDescriptor, VotedRelay, is_public};
+use posta_protocol::error::Untrusted;
+use posta_protocol::ids::{Hash, RelayId};
+use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::params::MAX_RELAYS;
+
+/// Relays that may share an address.
+pub const MAX_RELAYS_PER_ADDRESS: usize = 2;
+/// A relay's descriptor is replaced at most this often.
+pub const MIN_REPOST: Duration = Duration::from_millis(100);
+/// Descriptors verified in one second at most; more are refused with `busy`. Verifying one takes about 0.2 ms.
+pub const MAX_POSTS_PER_SECOND: u32 = 1_000;
+
+/// A descriptor that was accepted.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Its exact bytes.
+    pub bytes: Arc<[u8]>,
+    /// What they say.
+    pub descriptor: Arc<Descriptor>,
+    digest: Hash,
+}
+
+impl Held {
+    /// Takes over a descriptor that was verified.
+    #[must_use]
+    pub fn new(bytes: &[u8], descriptor: Descriptor) -> Self {
+        Self { bytes: bytes.into(), descriptor: Arc::new(descriptor), digest: hash(DESCRIPTOR, bytes) }
+    }
+
+    /// The hash by which votes name it.
+    #[must_use]
+    pub const fn digest(&self) -> Hash {
+        self.digest
+    }
+
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.descriptor.link_addresses.iter().chain(&self.descriptor.client_addresses).map(|a| a.ip()).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    newest: Held,
+    /// The one before: another authority may have voted for it just now.
+    former: Option<Held>,
+    /// `None` for one that was read from disk.
+    accepted: Option<Mono>,
+}
+
+/// All descriptors held: at most [`MAX_RELAYS`] relays, two for each.
+#[derive(Debug)]
+pub struct Intake {
+    reserved_networks: bool,
+    slots: BTreeMap<RelayId, Slot>,
+    by_digest: HashMap<Hash, RelayId>,
+    by_address: BTreeMap<IpAddr, BTreeSet<RelayId>>,
+    second: u64,
+    posts: u32,
+}
+
+impl Intake {
+    /// An empty intake. With `reserved_networks`, addresses are not judged at all: test networks only.
+    #[must_use]
+    pub fn new(reserved_networks: bool) -> Self {
+        Self {
+            reserved_networks,
+            slots: BTreeMap::new(),
+            by_digest: HashMap::new(),
+            by_address: BTreeMap::new(),
+            second: 0,
+            posts: 0,
+        }
+    }
+
+    /// Relays held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether no relay is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Takes a descriptor in. One that is held already is accepted again without a change.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that the relay is told.
+    pub fn offer(&mut self, now: Now, bytes: &[u8]) -> Result<(), Refusal> {
+        if self.by_digest.contains_key(&hash(DESCRIPTOR, bytes)) {
+            return Ok(());
+        }
+        let second = now.mono.0 / 1_000_000;
+        if second != self.second {
+            (self.second, self.posts) = (second, 0);
+        }
+        self.posts += 1;
+        if self.posts > MAX_POSTS_PER_SECOND {
+            return Err(Refusal::Busy);
+        }
+        let descriptor = UnverifiedDescriptor::decode(bytes).and_then(|d| d.verify(now.wall)).map_err(|e| match e {
+            Untrusted::Malformed(_) => Refusal::Malformed,
+            Untrusted::Version(_) => Refusal::Unsupported,
+            _ => Refusal::Untrusted,
+        })?;
+        self.insert(Some(now.mono), Held::new(bytes, descriptor))
+    }
+
+    /// Takes back what was held before a restart; what isn't valid any more is left out.
+    pub fn restore(&mut self, now: Now, bytes: &[u8]) {
+        if let Ok(descriptor) = UnverifiedDescriptor::decode(bytes).and_then(|d| d.verify(now.wall)) {
+            // One that is not admitted any more is left out too; its relay is told when it posts again.
+            let _ = self.insert(None, Held::new(bytes, descriptor));
+        }
+    }
+
+    fn insert(&mut self, now: Option<Mono>, held: Held) -> Result<(), Refusal> {
+        let id = held.descriptor.identity();
+        match self.slots.get(&id) {
+            Some(slot) if slot.newest.descriptor.published >= held.descriptor.published => {
+                return Err(Refusal::Outdated);
+            }
+            Some(Slot { accepted: Some(at), .. }) if now.is_some_and(|now| now.since(*at) < MIN_REPOST) => {
+                return Err(Refusal::Busy);
+            }
+            None if self.slots.len() >= MAX_RELAYS => return Err(Refusal::Full),
+            _ => {}
+        }
+        let addresses = held.addresses();
+        if held.descriptor.link_addresses.is_empty()
+            || (held.descriptor.roles.edge && held.descriptor.client_addresses.is_empty())
+        {
+            return Err(Refusal::Address);
+        }
+        if !self.reserved_networks {
+            let crowded = |ip: &IpAddr| {
+                let others = self.by_address.get(ip).map_or(0, |ids| ids.iter().filter(|other| **other != id).count());
+                others >= MAX_RELAYS_PER_ADDRESS
+            };
+            if addresses.iter().any(|ip| !is_public(*ip) || crowded(ip)) {
+                return Err(Refusal::Address);
+            }
+        }
+        let former = self.remove(&id).map(|slot| slot.newest);
+        if let Some(former) = &former {
+            self.by_digest.insert(former.digest, id);
+        }
+        self.by_digest.insert(held.digest, id);
+        for ip in addresses {
+            self.by_address.entry(ip).or_default().insert(id);
+        }
+        self.slots.insert(id, Slot { newest: held, former, accepted: now });
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &RelayId) -> Option<Slot> {
+        let slot = self.slots.remove(id)?;
+        for ip in slot.newest.addresses() {
+            if let Some(ids) = self.by_address.get_mut(&ip) {
+                ids.remove(id);
+                if ids.is_empty() {
+                    self.by_address.remove(&ip);
+                }
+            }
+        }
+        self.by_digest.remove(&slot.newest.digest);
+        if let Some(former) = &slot.former {
+            self.by_digest.remove(&former.digest);
+        }
+        Some(slot)
+    }
+
+    /// Forgets relays that published nothing since.
+    pub fn expire(&mut self, oldest: Wall) {
+        let stale: Vec<_> =
+            self.slots.iter().filter(|(_, s)| s.newest.descriptor.published < oldest).map(|(id, _)| *id).collect();
+        for id in stale {
+            self.remove(&id);
+        }
+    }
+
+    /// A descriptor by its digest: the newest of a relay, or the one before.
+    #[must_use]
+    pub fn get(&self, digest: &Hash) -> Option<&Held> {
+        let slot = self.slots.get(self.by_digest.get(digest)?)?;
+        if slot.newest.digest == *digest { Some(&slot.newest) } else { slot.former.as_ref() }
+    }
+
+    /// What this authority votes for: every relay, sorted.
+    #[must_use]
+    pub fn votes(&self) -> Vec<VotedRelay> {
+        self.slots.iter().map(|(id, slot)| VotedRelay { id: *id, digest: slot.newest.digest }).collect()
+    }
+
+    /// The newest descriptor of every relay.
+    pub fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.slots.values().map(|slot| &slot.newest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use posta_protocol::crypto::signature::SignKey;
+    use posta_protocol::document::{Certificate, Extensions, Purpose, Roles};
+    use posta_protocol::ids::{LinkPublicKey, OperatorId, SigningPublicKey};
+    use posta_protocol::secret::Secret;
+
+    use super::*;
+
+    const START: Now = Now { mono: Mono(0), wall: Wall(1_700_000_000_000) };
+
+    fn descriptor(n: u8, ip: &str, published: Wall) -> Vec<u8> {
+        let key = |kind| SignKey::from_seed(&Secret::new([kind + n; 32]));
+        let (identity, signing) = (key(0), key(100));
+        let day = Duration::from_secs(86_400);
+        let signing_key = SigningPublicKey(signing.public());
+        let descriptor = Descriptor {
+            certificate: Certificate::issue(&identity, Purpose::Relay, signing_key, START.wall - day, START.wall + day),
+            link_key: LinkPublicKey([n; 32]),
+            link_addresses: vec![format!("{ip}:4433").parse().unwrap()],
+            client_addresses: vec![format!("{ip}:4434").parse().unwrap()],
+            roles: Roles::EDGE,
+            family: None,
+            operator: OperatorId([n; 16]),
+            capacity: 1,
+            published,
+            mix_keys: vec![],
+            extensions: Extensions::default(),
+        };
+        descriptor.sign(&signing).unwrap().into_bytes()
+    }
+
+    #[test]
+    fn an_older_descriptor_never_replaces_a_newer_one() {
+        let mut intake = Intake::new(false);
+        let later = START + Duration::from_secs(10);
+        let (old, new) = (descriptor(1, "9.9.9.9", START.wall), descriptor(1, "9.9.9.9", later.wall));
+        assert_eq!(intake.offer(later, &new), Ok(()));
+        let after = later + MIN_REPOST;
+        assert_eq!(intake.offer(after, &old), Err(Refusal::Outdated), "a replayed one");
+        assert_eq!(intake.offer(after, &new), Ok(()), "the same one again");
+        assert_eq!(intake.len(), 1);
+    }
+
+    #[test]
+    fn the_one_before_stays_within_reach() {
+        let mut intake = Intake::new(false);
+        let later = START + Duration::from_secs(10);
+        let bytes: Vec<_> = [START.wall, later.wall].map(|at| descriptor(1, "9.9.9.9", at)).into();
+        assert_eq!(intake.offer(START, &bytes[0]), Ok(()));
+        assert_eq!(intake.offer(START, &bytes[1]), Err(Refusal::Busy), "too soon");
+        assert_eq!(intake.offer(later, &bytes[1]), Ok(()));
+        assert!(bytes.iter().all(|b| intake.get(&hash(DESCRIPTOR, b)).is_some()));
+        assert_eq!(intake.votes()[0].digest, hash(DESCRIPTOR, &bytes[1]));
+        intake.expire(later.wall + Duration::from_secs(1));
+        assert!(intake.is_empty() && intake.get(&hash(DESCRIPTOR, &bytes[1])).is_none());
+    }
+
+    #[test]
+    fn at_most_two_relays_share_an_address_and_it_must_be_public() {
+        let mut intake = Intake::new(false);
+        assert_eq!(intake.offer(START, &descriptor(1, "127.0.0.1", START.wall)), Err(Refusal::Address));
+        for n in 1..=2 {
+            assert_eq!(intake.offer(START, &descriptor(n, "9.9.9.9", START.wall)), Ok(()));
+        }
+        assert_eq!(intake.offer(START, &descriptor(3, "9.9.9.9", START.wall)), Err(Refusal::Address));
+        let later = START + Duration::from_secs(5);
+        assert_eq!(intake.offer(later, &descriptor(2, "9.9.9.10", later.wall)), Ok(()), "one moves away");
+        assert_eq!(intake.offer(later, &descriptor(3, "9.9.9.9", later.wall)), Ok(()));
+        let mut test_network = Intake::new(true);
+        for n in 1..=5 {
+            assert_eq!(test_network.offer(START, &descriptor(n, "127.0.0.1", START.wall)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_flood_is_refused_before_it_costs_much() {
+        let mut intake = Intake::new(true);
+        let rubbish = |n: u32| n.to_le_bytes();
+        for n in 0..MAX_POSTS_PER_SECOND {
+            assert_ne!(intake.offer(START, &rubbish(n)), Err(Refusal::Busy));
+        }
+        assert_eq!(intake.offer(START, &descriptor(1, "127.0.0.1", START.wall)), Err(Refusal::Busy));
+        let later = START + Duration::from_secs(1);
+        assert_eq!(intake.offer(later, &descriptor(1, "127.0.0.1", START.wall)), Ok(()));
+        assert_eq!(
+            intake.offer(later, &descriptor(2, "127.0.0.1", later.wall + Duration::from_secs(600))),
+            Err(Refusal::Untrusted)
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! A consensus for people and scripts.
+
+use std::fmt::Write;
+
+use posta_link::fetch::to_hex;
+use posta_protocol::document::{Consensus, Position, RelayEntry};
+use posta_protocol::ids::KeyEpoch;
+use posta_protocol::now::Wall;
+use serde::Serialize;
+
+/// A consensus as JSON shows it: a view, never signed.
+#[derive(Debug, Serialize)]
+pub struct View {
+    epoch: u64,
+    hash: String,
+    previous: String,
+    valid_after_ms: u64,
+    fresh_until_ms: u64,
+    valid_until_ms: u64,
+    signatures: usize,
+    hops: usize,
+    payload_bytes: usize,
+    params: Vec<(u16, u64)>,
+    key_epochs: Vec<u64>,
+    relays: Vec<RelayView>,
+}
+
+#[derive(Debug, Serialize)]
+struct RelayView {
+    id: String,
+    link_key: String,
+    link_addresses: Vec<String>,
+    client_addresses: Vec<String>,
+    operator: String,
+    family: Option<String>,
+    capacity: u32,
+    positions: Vec<Option<&'static str>>,
+}
+
+const fn name(position: Position) -> &'static str {
+    match position {
+        Position::Edge => "edge",
+        Position::Mix1 => "mix1",
+        Position::Mix2 => "mix2",
+    }
+}
+
+impl View {
+    /// The view of a consensus.
+    #[must_use]
+    pub fn new(consensus: &Consensus) -> Self {
+        let relay = |r: &RelayEntry| RelayView {
+            id: to_hex(&r.id.0),
+            link_key: to_hex(&r.link_key.0),
+            link_addresses: r.link_addresses.iter().map(ToString::to_string).collect(),
+            client_addresses: r.client_addresses.iter().map(ToString::to_string).collect(),
+            operator: to_hex(&r.operator.0),
+            family: r.family.map(|f| to_hex(&f)),
+            capacity: r.capacity,
+            positions: r.layers.iter().map(|layer| layer.map(name)).collect(),
+        };
+        Self {
+            epoch: consensus.epoch().0,
+            hash: to_hex(&consensus.hash().0),
+            previous: to_hex(&consensus.body().previous.0),
+            valid_after_ms: consensus.valid_after().0,
+            fresh_until_ms: consensus.fresh_until().0,
+            valid_until_ms: consensus.valid_until().0,
+            signatures: consensus.signed_header().signatures.len(),
+            hops: consensus.geometry().hops(),
+            payload_bytes: consensus.geometry().content_len(),
+            params: consensus.params().iter().collect(),
+            key_epochs: consensus.key_epochs().iter().map(|k| k.epoch.0).collect(),
+            relays: consensus.relays().iter().map(relay).collect(),
+        }
+    }
+}
+
+/// A consensus as a table.
+#[must_use]
+pub fn table(consensus: &Consensus, now: Wall) -> String {
+    let current = consensus.key_epoch_at(now);
+    let seconds = |until: Wall| until.since(now).as_secs();
+    let mut out = String::new();
+    // Writing to a string doesn't fail.
+    let _ = writeln!(
+        out,
+        "epoch {}   hash {}   {} signatures\nfresh for {} s, valid for {} s   key epoch {} of {:?}\n",
+        consensus.epoch().0,
+        consensus.hash().0.iter().take(8).map(|b| format!("{b:02x}")).collect::<String>(),
+        consensus.signed_header().signatures.len(),
+        seconds(consensus.fresh_until()),
+        seconds(consensus.valid_until()),
+        current.0,
+        consensus.key_epochs().iter().map(|k| k.epoch.0).collect::<Vec<_>>(),
+    );
+    let _ = writeln!(out, "{:10}{:7}{:7}{:10}{:24}client address", "relay", "now", "next", "packets/s", "link address");
+    for relay in consensus.relays() {
+        let at = |epoch: KeyEpoch| consensus.position(&relay.id, epoch).map_or("-", name);
+        let first = |list: &[std::net::SocketAddr]| list.first().map_or_else(|| "-".to_owned(), ToString::to_string);
+        let _ = writeln!(
+            out,
+            "{:10}{:7}{:7}{:<10}{:24}{}",
+            relay.id.short(),
+            at(current),
+            at(current.next()),
+            relay.capacity,
+            first(&relay.link_addresses),
+            first(&relay.client_addresses),
+        );
+    }
+    let count = |position| consensus.relays_at(current, position).count();
+    let _ = writeln!(
+        out,
+        "\n{} relays: {} edges, {} in mix 1, {} in mix 2",
+        consensus.relays().len(),
+        count(Position::Edge),
+        count(Position::Mix1),
+        count(Position::Mix2)
+    );
+    out
+}

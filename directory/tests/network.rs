@@ -1,0 +1,243 @@
+//! Real authorities on loopback sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_directory::config::{Config, Setup};
+use posta_directory::driver::{Clock, serve};
+use posta_link::fetch::{FetchError, Network, fetch_consensus, post_descriptor};
+use posta_link::{AnyPeer, Audience, Endpoint, LinkKey};
+use posta_protocol::crypto::signature::SignKey;
+use posta_protocol::crypto::xwing::KemSecretKey;
+use posta_protocol::document::{
+    Authorities, Authority, Certificate, Consensus, Descriptor, Extensions, MixKeys, Position, Purpose, Refusal, Roles,
+};
+use posta_protocol::ids::{AuthorityId, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
+use posta_protocol::now::Wall;
+use posta_protocol::secret::Secret;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+const EPOCH_MS: u64 = 4_000;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn now() -> Wall {
+    Clock::start().now().wall
+}
+
+fn sign_key(kind: u8, n: u8) -> SignKey {
+    let mut seed = [kind; 32];
+    seed[0] = n;
+    SignKey::from_seed(&Secret::new(seed))
+}
+
+fn certificate(purpose: Purpose, identity: &SignKey, signing: &SignKey) -> Certificate {
+    Certificate::issue(identity, purpose, SigningPublicKey(signing.public()), now() - DAY, now() + DAY)
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+struct Net {
+    network: Network,
+    folders: Vec<TempDir>,
+    running: Vec<Option<Running>>,
+    relays: usize,
+}
+
+fn link_key(n: u8) -> LinkKey {
+    LinkKey::from_seed(&Secret::new([n + 1; 32])).unwrap()
+}
+
+fn bind(n: u8, addr: &str) -> Endpoint {
+    Endpoint::bind(addr.parse().unwrap(), Audience::Directory, &link_key(n), Arc::new(AnyPeer)).unwrap()
+}
+
+impl Net {
+    fn start(n: u8, relays: usize) -> Self {
+        let endpoints: Vec<_> = (0..n).map(|i| bind(i, "127.0.0.1:0")).collect();
+        let listed = endpoints.iter().zip(0..).map(|(endpoint, i)| Authority {
+            id: AuthorityId(sign_key(1, i).public()),
+            link_key: link_key(i).public(),
+            addresses: vec![endpoint.local_addr().unwrap()],
+        });
+        let network = Network::new(Authorities::new(listed.collect()).unwrap());
+        let folders = (0..n).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mut net = Self { network, folders, running: (0..n).map(|_| None).collect(), relays };
+        for (endpoint, i) in endpoints.into_iter().zip(0..) {
+            net.run(i, endpoint);
+        }
+        net
+    }
+
+    fn setup(&self, i: u8, folder: &Path) -> Setup {
+        let config = Config {
+            epoch_ms: EPOCH_MS,
+            key_epoch_ms: 60_000,
+            reserved_networks: true,
+            bootstrap_relays: self.relays,
+            ..Config::default()
+        };
+        let (identity, signing) = (sign_key(1, i), sign_key(2, i));
+        let settings = posta_directory::authority::Settings {
+            authorities: self.network.authorities().clone(),
+            certificate: certificate(Purpose::Authority, &identity, &signing),
+            geometry: posta_protocol::geometry::Geometry::DEFAULT,
+            params: config.params(),
+            bootstrap_relays: self.relays,
+        };
+        Setup { settings, signing_key: signing, link_key: link_key(i), state_dir: folder.to_owned() }
+    }
+
+    fn run(&mut self, i: u8, endpoint: Endpoint) {
+        let setup = self.setup(i, self.folders[usize::from(i)].path());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let stop = async move {
+                let _ = stopped.await;
+            };
+            serve(endpoint, setup, stop).await.unwrap();
+        });
+        self.running[usize::from(i)] = Some(Running { stop, task });
+    }
+
+    async fn stop(&mut self, i: u8) {
+        let Running { stop, task } = self.running[usize::from(i)].take().unwrap();
+        stop.send(()).unwrap();
+        task.await.unwrap();
+    }
+}
+
+fn descriptor(n: u8) -> Vec<u8> {
+    let (identity, signing) = (sign_key(3, n), sign_key(4, n));
+    let current = now().0 / 60_000;
+    let key = |epoch: u64| {
+        let seed = Secret::new([n ^ u8::try_from(epoch % 251).unwrap(); 32]);
+        (KeyEpoch(epoch), KemSecretKey::from_seed(&seed).unwrap().public().clone())
+    };
+    let descriptor = Descriptor {
+        certificate: certificate(Purpose::Relay, &identity, &signing),
+        link_key: LinkPublicKey([n; 32]),
+        link_addresses: vec![format!("127.{n}.0.1:1").parse().unwrap()],
+        client_addresses: vec![format!("127.{n}.0.1:2").parse().unwrap()],
+        roles: if n.is_multiple_of(2) { Roles::EDGE } else { Roles::MIX },
+        family: None,
+        operator: OperatorId([n; 16]),
+        capacity: 100,
+        published: now(),
+        mix_keys: (current..=current + 2).map(key).collect(),
+        extensions: Extensions::default(),
+    };
+    descriptor.sign(&signing).unwrap().into_bytes()
+}
+
+fn relay(n: u8) -> RelayId {
+    RelayId(sign_key(3, n).public())
+}
+
+/// Asks until the condition holds. Each question is answered over the network, which paces it.
+async fn fetch_until(
+    net: &Net,
+    dialer: &Endpoint,
+    limit: Duration,
+    until: impl Fn(&Consensus) -> bool,
+) -> (Consensus, Vec<MixKeys>) {
+    let asking = async {
+        loop {
+            match fetch_consensus(&net.network, dialer, now(), None).await {
+                Ok(found) if until(&found.0) => return found,
+                Ok(_) | Err(FetchError::NoConsensus | FetchError::NothingNewer | FetchError::Link(_)) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+    };
+    timeout(limit, asking).await.expect("in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_authorities_agree_a_posted_relay_appears_and_one_may_restart() {
+    let mut net = Net::start(4, 4);
+    let dialer = Endpoint::dialer("127.0.0.1".parse().unwrap(), Audience::Directory, None).unwrap();
+    let none = fetch_consensus(&net.network, &dialer, now(), None).await.unwrap_err();
+    assert!(matches!(none, FetchError::NoConsensus), "{none}");
+
+    for n in 1..=4 {
+        assert_eq!(post_descriptor(&net.network, &dialer, &descriptor(n)).await.unwrap(), 4);
+    }
+    let (first, parts) = fetch_until(&net, &dialer, Duration::from_secs(5), |_| true).await;
+    assert_eq!((first.relays().len(), parts.len()), (4, 3));
+    let epoch = first.key_epoch_at(now());
+    for position in Position::ALL {
+        assert!(first.relays_at(epoch, position).next().is_some());
+    }
+    assert!(parts.iter().all(|part| part.get(&relay(1)).is_some()));
+
+    assert_eq!(post_descriptor(&net.network, &dialer, &descriptor(5)).await.unwrap(), 4);
+    let appears = |c: &Consensus| c.relay(&relay(5)).is_some();
+    let (second, _) = fetch_until(&net, &dialer, Duration::from_millis(3 * EPOCH_MS), appears).await;
+    assert!(second.epoch() > first.epoch());
+    let stale = fetch_consensus(&net.network, &dialer, now(), Some(&second)).await;
+    assert!(!matches!(&stale, Ok((c, _)) if c.epoch() <= second.epoch()), "an older one is refused");
+
+    // One is stopped and started again at the same address: the others go on, and it catches up.
+    let addr = net.network.authorities().get(&AuthorityId(sign_key(1, 0).public())).unwrap().addresses[0];
+    net.stop(0).await;
+    let mut posts = tokio::task::JoinSet::new();
+    for n in 1..=5 {
+        let (network, dialer) = (net.network.clone(), dialer.clone());
+        posts.spawn(async move { post_descriptor(&network, &dialer, &descriptor(n)).await.unwrap() });
+    }
+    assert_eq!(posts.join_all().await, [3; 5]);
+    let newer = |than: Consensus| move |c: &Consensus| c.epoch() > than.epoch();
+    let (third, _) = fetch_until(&net, &dialer, Duration::from_millis(3 * EPOCH_MS), newer(second)).await;
+    net.run(0, bind(0, &addr.to_string()));
+    for n in 1..=5 {
+        assert_eq!(post_descriptor(&net.network, &dialer, &descriptor(n)).await.unwrap(), 4);
+    }
+    let only = net.network.authorities().get(&AuthorityId(sign_key(1, 0).public())).unwrap().clone();
+    let connection = posta_link::fetch::connect(&only, &dialer).await.unwrap();
+    let caught_up = async {
+        let request = posta_protocol::document::Request::GetConsensus { newer_than: third.epoch() };
+        loop {
+            if let posta_protocol::document::Reply::Ok(_) = posta_link::fetch::ask(&connection, &request).await.unwrap()
+            {
+                return;
+            }
+        }
+    };
+    // A stranger's requests are rate-limited: refusals are part of the loop.
+    timeout(Duration::from_millis(3 * EPOCH_MS), caught_up).await.expect("the restarted authority catches up");
+    for i in 0..4 {
+        net.stop(i).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_descriptors_are_refused_and_unreachable_authorities_named() {
+    let mut net = Net::start(1, 1);
+    let dialer = Endpoint::dialer("127.0.0.1".parse().unwrap(), Audience::Directory, None).unwrap();
+    let mut forged = descriptor(1);
+    *forged.last_mut().unwrap() ^= 1;
+    let e = post_descriptor(&net.network, &dialer, &forged).await.unwrap_err();
+    assert!(matches!(e, FetchError::Refused(Refusal::Untrusted)), "{e}");
+    let e = post_descriptor(&net.network, &dialer, b"rubbish").await.unwrap_err();
+    assert!(matches!(e, FetchError::Refused(Refusal::Malformed | Refusal::Unsupported)), "{e}");
+    assert_eq!(post_descriptor(&net.network, &dialer, &descriptor(1)).await.unwrap(), 1);
+    fetch_until(&net, &dialer, Duration::from_secs(5), |c| c.relays().len() == 1).await;
+
+    let other = Authority {
+        id: AuthorityId([9; 32]),
+        link_key: link_key(77).public(),
+        addresses: net.network.authorities().list()[0].addresses.clone(),
+    };
+    let wrong = Network::new(Authorities::new(vec![other]).unwrap());
+    let e = fetch_consensus(&wrong, &dialer, now(), None).await.unwrap_err();
+    assert!(matches!(e, FetchError::Link(posta_link::LinkError::WrongPeer)), "{e}");
+    net.stop(0).await;
+}

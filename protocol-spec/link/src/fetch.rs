@@ -1,0 +1,410 @@
+//! The directory as relays and clients use it: who the authorities are, fetching what they agreed on, posting.
+//!
+//! ```toml
+//! # network.toml: the authorities, as everyone of a network is given them
+//! [[authorities]]
+//! identity = "64 hexadecimal digits"
+//! link_key = "64 hexadecimal digits"
+//! addresses = ["192.0.2.1:4430"]
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_protocol::document::{
+    Authorities, Authority, Consensus, MixKeys, Refusal, Reply, Request, UnverifiedConsensus, UnverifiedMixKeys,
+};
+use posta_protocol::error::{Malformed, Misuse, Untrusted};
+use posta_protocol::ids::{AuthorityId, Epoch, LinkPublicKey};
+use posta_protocol::now::Wall;
+use posta_protocol::params::CLIENT_CLOCK_SKEW;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::config::{self, ConfigError};
+use crate::connection::Connection;
+use crate::endpoint::Endpoint;
+use crate::error::LinkError;
+use crate::keys::atomic_write;
+
+/// How long one authority may take for everything that is asked of it, before the next one is asked.
+pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one authority is waited for before the next one is asked as well: a dead one must not hold up a start.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+/// Permissions of a network file: everyone may read it.
+const NETWORK_MODE: u32 = 0o644;
+
+/// Why a network file can't be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// It can't be read, or isn't a network file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A key isn't 64 hexadecimal digits.
+    #[error("{0}: `{1}` must be 64 hexadecimal digits, as `posta-directory init` prints it")]
+    Key(String, &'static str),
+    /// An authority has no address.
+    #[error("{0}: an authority has no addresses: add `addresses = [\"192.0.2.1:4430\"]`")]
+    Addresses(String),
+    /// No authorities.
+    #[error("{0}: no authorities are listed: add an `[[authorities]]` entry for each")]
+    Empty(String),
+    /// Too many authorities, or one twice.
+    #[error("{0}: {1}")]
+    List(String, Misuse),
+}
+
+/// Why nothing was fetched or posted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// Every authority that answered holds what we hold, or less.
+    #[error("no authority has a newer consensus")]
+    NothingNewer,
+    /// The network has no consensus yet.
+    #[error("the authorities have agreed on no consensus yet: try again in a moment")]
+    NoConsensus,
+    /// An authority can't be reached.
+    #[error("an authority can't be reached: {0}")]
+    Link(#[from] LinkError),
+    /// An authority took too long.
+    #[error("an authority takes too long to answer: try again later")]
+    Timeout,
+    /// What an authority sent can't be believed.
+    #[error("an authority's answer is not to be trusted: {0}")]
+    Untrusted(#[from] Untrusted),
+    /// What an authority sent makes no sense.
+    #[error("an authority's answer is malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// The authority holds the consensus, and not what belongs to it.
+    #[error("an authority lacks a part of its own consensus: try again later")]
+    Incomplete,
+    /// The authorities refuse.
+    #[error("the authorities refuse: {0}")]
+    Refused(Refusal),
+}
+
+/// A network as its members are given it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    authorities: Authorities,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct NetworkFile {
+    authorities: Vec<AuthorityEntry>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct AuthorityEntry {
+    identity: String,
+    link_key: String,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Network {
+    /// A network of these authorities.
+    #[must_use]
+    pub const fn new(authorities: Authorities) -> Self {
+        Self { authorities }
+    }
+
+    /// Reads `network.toml`.
+    ///
+    /// # Errors
+    /// [`NetworkError`], naming the file.
+    pub fn load(path: &Path) -> Result<Self, NetworkError> {
+        let file: NetworkFile = config::load(path)?;
+        let name = path.display().to_string();
+        let key = |text: &str, what| from_hex(text).ok_or_else(|| NetworkError::Key(name.clone(), what));
+        if file.authorities.is_empty() {
+            return Err(NetworkError::Empty(name.clone()));
+        }
+        let mut list = Vec::with_capacity(file.authorities.len());
+        for entry in file.authorities {
+            if entry.addresses.is_empty() {
+                return Err(NetworkError::Addresses(name));
+            }
+            list.push(Authority {
+                id: AuthorityId(key(&entry.identity, "identity")?),
+                link_key: LinkPublicKey(key(&entry.link_key, "link_key")?),
+                addresses: entry.addresses,
+            });
+        }
+        Ok(Self { authorities: Authorities::new(list).map_err(|e| NetworkError::List(name, e))? })
+    }
+
+    /// The text of a network file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let entry = |a: &Authority| AuthorityEntry {
+            identity: to_hex(&a.id.0),
+            link_key: to_hex(&a.link_key.0),
+            addresses: a.addresses.clone(),
+        };
+        let authorities = self.authorities.list().iter().map(entry).collect();
+        format!("# The authorities of a Posta network.\n\n{}", config::to_toml(&NetworkFile { authorities }))
+    }
+
+    /// Writes `network.toml`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        atomic_write(path, self.to_toml().as_bytes(), NETWORK_MODE)
+    }
+
+    /// The authorities.
+    #[must_use]
+    pub const fn authorities(&self) -> &Authorities {
+        &self.authorities
+    }
+}
+
+/// Fetches the newest consensus with its mix keys, and verifies all of it, allowing this machine's clock to be off by
+/// [`CLIENT_CLOCK_SKEW`]. Authorities are asked one after another from a random start, each as soon as the one before
+/// has failed or has been silent for [`PATIENCE`], until one has a fresh consensus; else the newest of all answers wins.
+/// One that is not newer than `held` is refused.
+///
+/// Safe to cancel.
+///
+/// # Errors
+/// [`FetchError::NothingNewer`] if all is well with what is held, else the most telling of the authorities' failures.
+pub async fn fetch_consensus(
+    network: &Network,
+    dialer: &Endpoint,
+    now: Wall,
+    held: Option<&Consensus>,
+) -> Result<(Consensus, Vec<MixKeys>), FetchError> {
+    let list = network.authorities.list();
+    let start = rand::rng().random_range(0..list.len().max(1));
+    let newer_than = held.map_or(Epoch(0), Consensus::epoch);
+    let known = Arc::new(network.authorities.clone());
+    let order: Vec<_> = list.iter().cycle().skip(start).take(list.len()).collect();
+    let mut left = order.into_iter();
+    let mut asked = JoinSet::new();
+    let mut best: Option<(Consensus, Vec<MixKeys>)> = None;
+    let mut failure: Option<FetchError> = None;
+    let mut next = left.next();
+    loop {
+        if let Some(authority) = next.take() {
+            let (known, authority, dialer) = (Arc::clone(&known), authority.clone(), dialer.clone());
+            asked.spawn(async move {
+                let fetch = fetch_from(&known, &authority, &dialer, now, newer_than);
+                timeout(AUTHORITY_TIMEOUT, fetch).await.unwrap_or(Err(FetchError::Timeout))
+            });
+        }
+        let patience = if left.len() > 0 { PATIENCE } else { AUTHORITY_TIMEOUT };
+        match timeout(patience, asked.join_next()).await {
+            Err(_) => next = left.next(),
+            Ok(Some(Ok(Ok(found)))) => {
+                let fresh = found.0.fresh_until() > now;
+                if best.as_ref().is_none_or(|(held, _)| held.epoch() < found.0.epoch()) {
+                    best = Some(found);
+                }
+                if fresh {
+                    break;
+                }
+                next = left.next();
+            }
+            Ok(Some(failed)) => {
+                let e = match failed {
+                    Ok(Err(FetchError::NothingNewer)) if held.is_none() => FetchError::NoConsensus,
+                    Ok(Err(e)) => e,
+                    _ => FetchError::Timeout,
+                };
+                debug!("a consensus was not fetched: {e}");
+                failure = Some(match failure {
+                    Some(worse) if weight(&worse) >= weight(&e) => worse,
+                    _ => e,
+                });
+                next = left.next();
+            }
+            Ok(None) => {
+                next = left.next();
+                if next.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    match (best, failure) {
+        (Some(found), _) => Ok(found),
+        (None, Some(e)) => Err(e),
+        (None, None) => Err(FetchError::NothingNewer),
+    }
+}
+
+/// Of several failures the one that tells most: an answer that can't be believed, before none at all; but if some
+/// authority could say that there is nothing newer, then nothing is wrong.
+const fn weight(e: &FetchError) -> u8 {
+    match e {
+        FetchError::NothingNewer => 4,
+        FetchError::Untrusted(_) | FetchError::Malformed(_) => 3,
+        FetchError::NoConsensus | FetchError::Incomplete | FetchError::Refused(_) => 2,
+        FetchError::Link(_) => 1,
+        FetchError::Timeout => 0,
+    }
+}
+
+async fn fetch_from(
+    known: &Authorities,
+    authority: &Authority,
+    dialer: &Endpoint,
+    now: Wall,
+    newer_than: Epoch,
+) -> Result<(Consensus, Vec<MixKeys>), FetchError> {
+    let connection = connect(authority, dialer).await?;
+    let bytes = match ask(&connection, &Request::GetConsensus { newer_than }).await? {
+        Reply::Ok(bytes) => bytes,
+        Reply::None => return Err(FetchError::NothingNewer),
+        Reply::Refused(reason) => return Err(FetchError::Refused(reason)),
+    };
+    let consensus = UnverifiedConsensus::decode(&bytes)?.verify(known, now, CLIENT_CLOCK_SKEW)?;
+    if consensus.epoch() <= newer_than {
+        return Err(FetchError::NothingNewer);
+    }
+    let mut parts = Vec::with_capacity(consensus.key_epochs().len());
+    for part in consensus.key_epochs() {
+        match ask(&connection, &Request::GetMixKeys(part.mix_keys)).await? {
+            Reply::Ok(bytes) => parts.push(UnverifiedMixKeys::decode(&bytes)?.verify(&consensus)?),
+            Reply::None => return Err(FetchError::Incomplete),
+            Reply::Refused(reason) => return Err(FetchError::Refused(reason)),
+        }
+    }
+    connection.close();
+    Ok((consensus, parts))
+}
+
+/// Posts a signed descriptor to all authorities at once. Returns how many have accepted it, at least one.
+///
+/// # Errors
+/// If none has: an authority's refusal if there is one, else why none could be reached.
+pub async fn post_descriptor(network: &Network, dialer: &Endpoint, bytes: &[u8]) -> Result<usize, FetchError> {
+    let request = Arc::new(Request::PostDescriptor(bytes.to_vec()));
+    let mut posts = JoinSet::new();
+    for authority in network.authorities.list() {
+        let (authority, dialer, request) = (authority.clone(), dialer.clone(), Arc::clone(&request));
+        posts.spawn(async move {
+            let post = async {
+                let connection = connect(&authority, &dialer).await?;
+                let reply = ask(&connection, &request).await?;
+                connection.close();
+                Ok::<_, FetchError>(reply)
+            };
+            timeout(AUTHORITY_TIMEOUT, post).await.unwrap_or(Err(FetchError::Timeout))
+        });
+    }
+    let mut accepted = 0;
+    let mut failure = FetchError::Timeout;
+    while let Some(joined) = posts.join_next().await {
+        let e = match joined {
+            Ok(Ok(Reply::Ok(_))) => {
+                accepted += 1;
+                continue;
+            }
+            Ok(Ok(Reply::None)) => FetchError::Refused(Refusal::Unsupported),
+            Ok(Ok(Reply::Refused(reason))) => FetchError::Refused(reason),
+            Ok(Err(e)) => e,
+            Err(_) => FetchError::Timeout,
+        };
+        debug!("a descriptor was not accepted: {e}");
+        if weight(&e) > weight(&failure) {
+            failure = e;
+        }
+    }
+    if accepted > 0 { Ok(accepted) } else { Err(failure) }
+}
+
+/// Connects to an authority at the first of its addresses that answers.
+///
+/// # Errors
+/// [`FetchError::Link`] with the last address' failure.
+pub async fn connect(authority: &Authority, dialer: &Endpoint) -> Result<Connection, FetchError> {
+    let mut failure = LinkError::Unreachable;
+    for addr in &authority.addresses {
+        match dialer.connect(*addr, authority.link_key).await {
+            Ok(connection) => return Ok(connection),
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure.into())
+}
+
+/// Asks one thing over a standing connection.
+///
+/// # Errors
+/// [`FetchError::Link`] or [`FetchError::Malformed`].
+pub async fn ask(connection: &Connection, request: &Request) -> Result<Reply, FetchError> {
+    let bytes = connection.request(&request.encode(), request.max_reply()).await?;
+    Ok(Reply::decode(&bytes)?)
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// 32 bytes from 64 hexadecimal digits.
+#[must_use]
+pub fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let text = text.trim().as_bytes();
+    let mut out = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (to, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let [high, low] = pair else { return None };
+        *to = digit(high)? << 4 | digit(low)?;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> Network {
+        let authority = |n: u8| Authority {
+            id: AuthorityId([n; 32]),
+            link_key: LinkPublicKey([n + 100; 32]),
+            addresses: vec!["127.0.0.1:4430".parse().unwrap(), "[::1]:4430".parse().unwrap()],
+        };
+        Network::new(Authorities::new((1..=4).map(authority).collect()).unwrap())
+    }
+
+    #[test]
+    fn a_network_file_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.toml");
+        network().save(&path).unwrap();
+        assert_eq!(Network::load(&path).unwrap(), network());
+    }
+
+    #[test]
+    fn a_bad_network_file_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.toml");
+        let load = |text: String| {
+            std::fs::write(&path, text).unwrap();
+            Network::load(&path).unwrap_err().to_string()
+        };
+        assert!(load(String::new()).contains("no authorities are listed"));
+        assert!(load(network().to_toml().replace("0101", "01xx")).contains("64 hexadecimal digits"));
+        assert!(load(network().to_toml().replace("link_key", "linkkey")).contains("did you mean"));
+        let none = format!("[[authorities]]\nidentity = '{0}'\nlink_key = '{0}'\n", "01".repeat(32));
+        assert!(load(none).contains("addresses"));
+    }
+}
