@@ -1,0 +1,220 @@
+//! The program `posta`: two people talk over a Posta network, from two terminals.
+
+mod talk;
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use posta_link::config::ConfigError;
+use posta_link::exit;
+use posta_link::fetch::{Network, NetworkError};
+use posta_link::logs::{self, LogLevel};
+use posta_protocol::params::DEFAULT_MESSAGE_TTL;
+
+use crate::client::{CallError, Client, ClientOptions, StartError};
+use crate::session::event::{ClientEvent, JoinFailure, Options, Profile, Warning};
+
+/// How long the programs wait for a network that is just starting.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long `ping` waits for its echo.
+const PING_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Anonymous messages over a Posta network.
+#[derive(Debug, Parser)]
+#[command(name = "posta", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Talk with one contact: prints an invitation, or follows one. Nothing is kept when the program ends.
+    Talk {
+        #[command(flatten)]
+        common: Common,
+        /// Follow an invitation: read from this file, or from standard input. Never an argument, for others of this
+        /// machine can see those.
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+        join: Option<PathBuf>,
+    },
+    /// Check the network: fetch and verify its list of relays, send an echo through a whole path.
+    Ping {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The authorities of the network.
+    #[arg(long, value_name = "FILE")]
+    network: PathBuf,
+    /// The local address to send from.
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    local: IpAddr,
+    /// One JSON object a line, in and out.
+    #[arg(long)]
+    json: bool,
+    /// How much to log on standard error: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    log: LogLevel,
+}
+
+/// Why the program ends, in one sentence, and its exit code.
+#[derive(Debug)]
+struct Ending {
+    code: u8,
+    sentence: String,
+}
+
+impl Ending {
+    fn new(code: u8, sentence: impl ToString) -> Self {
+        Self { code, sentence: sentence.to_string() }
+    }
+}
+
+impl From<NetworkError> for Ending {
+    fn from(e: NetworkError) -> Self {
+        let code = if matches!(e, NetworkError::Config(ConfigError::Read { .. })) { exit::DISK } else { exit::USAGE };
+        Self::new(code, e)
+    }
+}
+
+impl From<StartError> for Ending {
+    fn from(e: StartError) -> Self {
+        Self::new(exit::NETWORK, e)
+    }
+}
+
+impl From<CallError> for Ending {
+    fn from(e: CallError) -> Self {
+        let code = match e {
+            CallError::BadLink(_) | CallError::Send(_) => exit::USAGE,
+            CallError::Join(_) => exit::NETWORK,
+            _ => exit::FAILURE,
+        };
+        Self::new(code, e)
+    }
+}
+
+impl From<JoinFailure> for Ending {
+    fn from(e: JoinFailure) -> Self {
+        Self::new(exit::NETWORK, e)
+    }
+}
+
+/// Runs `posta` with these arguments, the program's name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { exit::USAGE } else { exit::OK });
+        }
+    };
+    let (Command::Talk { common, .. } | Command::Ping { common }) = &arguments.command;
+    logs::init(common.log, "posta");
+    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() else {
+        eprintln!("posta: this machine gives out no more threads: end other programs, and try again");
+        return ExitCode::from(exit::FAILURE);
+    };
+    let ended = runtime.block_on(async {
+        match arguments.command {
+            Command::Talk { common, join } => talk::run(&common, join).await,
+            Command::Ping { common } => ping(&common).await,
+        }
+    });
+    // A read from the terminal can't be taken back; nobody waits for it.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(ending) => {
+            eprintln!("posta: {}", ending.sentence);
+            ExitCode::from(ending.code)
+        }
+    }
+}
+
+async fn start(common: &Common) -> Result<Client, Ending> {
+    let options = ClientOptions {
+        network: Network::load(&common.network)?,
+        local: common.local,
+        session: Options { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL },
+        patience: PATIENCE,
+    };
+    Ok(Client::start(options).await?)
+}
+
+/// Waits until an entry answers.
+async fn ready(client: &Client) -> Result<(), Ending> {
+    loop {
+        match client.next_event().await {
+            Some(ClientEvent::Ready) => return Ok(()),
+            Some(ClientEvent::Warning(Warning::Offline)) => {
+                let sentence = "no relay can be reached: check that this network lets UDP through, and try again";
+                return Err(Ending::new(exit::NETWORK, sentence));
+            }
+            Some(_) => {}
+            None => return Err(CallError::Stopped.into()),
+        }
+    }
+}
+
+async fn ping(common: &Common) -> Result<(), Ending> {
+    let client = start(common).await?;
+    ready(&client).await?;
+    client.ping().await?;
+    let pong = async {
+        loop {
+            match client.next_event().await {
+                Some(ClientEvent::Pong { round_trip }) => return Ok(round_trip),
+                Some(_) => {}
+                None => return Err(Ending::from(CallError::Stopped)),
+            }
+        }
+    };
+    let no_echo = "the entry answers, but no echo came back: mixes or queue relays are down; try again later";
+    let round_trip =
+        tokio::time::timeout(PING_PATIENCE, pong).await.map_err(|_| Ending::new(exit::NETWORK, no_echo))??;
+    let ms = round_trip.as_secs_f64() * 1000.0;
+    if common.json {
+        println!("{}", serde_json::json!({ "event": "pong", "round_trip_ms": ms }));
+    } else {
+        println!("The list of relays is valid, and an echo came back through a whole path in {ms:.1} ms.");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str]) -> ExitCode {
+        main(std::iter::once("posta").chain(args.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_exit_code() {
+        let code = |n| format!("{:?}", ExitCode::from(n));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("network.toml");
+        let network = file.to_str().unwrap();
+        let ran = |args: &[&str]| format!("{:?}", run(args));
+        assert_eq!(ran(&["talk"]), code(exit::USAGE));
+        assert_eq!(ran(&["--version"]), code(exit::OK));
+        assert_eq!(ran(&["ping", "--network", network]), code(exit::DISK));
+        std::fs::write(&file, "[[authorites]]\n").unwrap();
+        assert_eq!(ran(&["ping", "--network", network]), code(exit::USAGE));
+    }
+}

@@ -1,0 +1,216 @@
+//! The client as a library: an async handle on a session that runs in the background.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use posta_link::fetch::{FetchError, Network, fetch_consensus};
+use posta_link::{Audience, Endpoint, LinkError};
+use posta_protocol::error::Untrusted;
+use posta_protocol::invitation::{BadLink, Link};
+use posta_protocol::now::Wall;
+use rand::rngs::StdRng;
+use thiserror::Error;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use crate::driver::{CALL_QUEUE, Call, Clock, Documents, Driver, EVENT_QUEUE, Sockets};
+use crate::session::Session;
+use crate::session::event::{ClientEvent, ContactId, JoinError, MessageId, Options, SendError};
+
+/// Wait between two attempts to get the first documents.
+const START_RETRY: Duration = Duration::from_millis(300);
+
+/// How a client is started.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// The authorities of the network, as `network.toml` names them.
+    pub network: Network,
+    /// The local address to dial from; unspecified for any.
+    pub local: IpAddr,
+    /// How the session behaves.
+    pub session: Options,
+    /// How long to wait for authorities that don't answer, or have agreed on nothing yet.
+    pub patience: Duration,
+}
+
+/// Why a client was not started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No socket could be opened.
+    #[error(transparent)]
+    Socket(#[from] LinkError),
+    /// This machine's clock doesn't fit the newest consensus.
+    #[error("this machine's clock says {}, and the newest list of relays {reason}: set the clock, and try again", date(*.clock))]
+    Clock {
+        /// What the clock says.
+        clock: Wall,
+        /// How that doesn't fit.
+        reason: &'static str,
+    },
+    /// The list of relays can't be believed.
+    #[error("the list of relays is not to be trusted: {0}; check that network.toml is the right one")]
+    Untrusted(Untrusted),
+    /// No authority gave out a list of relays.
+    #[error("no list of relays: {0}")]
+    Fetch(FetchError),
+}
+
+/// Why a call came to nothing.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The link is none.
+    #[error(transparent)]
+    BadLink(#[from] BadLink),
+    /// The link can't be followed.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The message was not taken.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The session has as many contacts as it can hold.
+    #[error("there are too many contacts: remove one first")]
+    TooManyContacts,
+    /// The client has stopped.
+    #[error("the client has stopped")]
+    Stopped,
+}
+
+/// An invitation that can be handed over. Whoever has the link first becomes the contact.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Invited {
+    /// Who will be at the other end.
+    pub contact: ContactId,
+    /// The link: a secret.
+    pub link: String,
+}
+
+impl fmt::Debug for Invited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Invited({:?}, ..)", self.contact)
+    }
+}
+
+/// A running client. It stops when it is dropped; what it held is then gone, for this version keeps nothing on disk.
+#[derive(Debug)]
+pub struct Client {
+    calls: mpsc::Sender<Call>,
+    events: Mutex<mpsc::Receiver<ClientEvent>>,
+}
+
+impl Client {
+    /// Fetches and verifies the network's documents, and starts. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`], each one sentence that says what to do.
+    pub async fn start(options: ClientOptions) -> Result<Self, StartError> {
+        let clock = Clock::new();
+        let sockets = Sockets {
+            directory: Endpoint::dialer(options.local, Audience::Directory, None)?,
+            entries: Endpoint::dialer(options.local, Audience::Client, None)?,
+            ipv4: options.local.is_ipv4(),
+            network: options.network,
+        };
+        let documents = first_documents(&sockets, clock, options.patience).await?;
+        let session = Session::new(options.session, Box::new(rand::make_rng::<StdRng>()));
+        let (calls, called) = mpsc::channel(CALL_QUEUE);
+        let (emitted, events) = mpsc::channel(EVENT_QUEUE);
+        tokio::spawn(Driver::new(clock, session, sockets, documents, called, emitted).run());
+        Ok(Self { calls, events: Mutex::new(events) })
+    }
+
+    async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, CallError> {
+        let (reply, replied) = oneshot::channel();
+        self.calls.send(call(reply)).await.map_err(|_| CallError::Stopped)?;
+        replied.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// Makes an invitation; returns once two relays hold it, which may take until they can be reached.
+    ///
+    /// # Errors
+    /// [`CallError::TooManyContacts`] or [`CallError::Stopped`].
+    pub async fn invite(&self) -> Result<Invited, CallError> {
+        self.call(Call::Invite).await?.ok_or(CallError::TooManyContacts)
+    }
+
+    /// Follows an invitation. [`ClientEvent::Connected`] or [`ClientEvent::JoinFailed`] says what came of it.
+    ///
+    /// # Errors
+    /// [`CallError::BadLink`], [`CallError::Join`] or [`CallError::Stopped`].
+    pub async fn join(&self, link: &str) -> Result<ContactId, CallError> {
+        let link: Link = link.parse()?;
+        Ok(self.call(|reply| Call::Join(link, reply)).await??)
+    }
+
+    /// Sends a message of at most [`posta_protocol::end_to_end::MAX_MESSAGE_LEN`] bytes. What becomes of it is told by
+    /// [`ClientEvent::State`].
+    ///
+    /// # Errors
+    /// [`CallError::Send`] or [`CallError::Stopped`].
+    pub async fn send(&self, contact: ContactId, body: Vec<u8>) -> Result<MessageId, CallError> {
+        Ok(self.call(|reply| Call::Send(contact, body, reply)).await??)
+    }
+
+    /// Sends an echo through a whole path; [`ClientEvent::Pong`] brings its time. `false` if that can't be done now.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn ping(&self) -> Result<bool, CallError> {
+        self.call(Call::Ping).await
+    }
+
+    /// The next event; `None` once the client has stopped. Safe to cancel. While nobody calls it, no more messages are
+    /// asked for, and none is lost.
+    pub async fn next_event(&self) -> Option<ClientEvent> {
+        self.events.lock().await.recv().await
+    }
+}
+
+/// The first documents. Waits for a network that is just starting, and not for one that can't be believed.
+async fn first_documents(sockets: &Sockets, clock: Clock, patience: Duration) -> Result<Documents, StartError> {
+    let until = Instant::now() + patience;
+    loop {
+        let wall = clock.now().wall;
+        match fetch_consensus(&sockets.network, &sockets.directory, wall, None).await {
+            Ok(documents) => return Ok(documents),
+            Err(FetchError::Untrusted(Untrusted::TooEarly(_))) => {
+                return Err(StartError::Clock { clock: wall, reason: "is not valid yet" });
+            }
+            Err(FetchError::Untrusted(Untrusted::Expired(_))) => {
+                return Err(StartError::Clock { clock: wall, reason: "has expired already" });
+            }
+            Err(FetchError::Untrusted(e)) => return Err(StartError::Untrusted(e)),
+            Err(e) if Instant::now() >= until => return Err(StartError::Fetch(e)),
+            Err(_) => sleep(START_RETRY).await,
+        }
+    }
+}
+
+/// A time in words that a person can compare with a clock, to the second, in UTC.
+fn date(wall: Wall) -> String {
+    let seconds = wall.0 / 1000;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Days to a civil date (H. Hinnant, "chrono-compatible low-level date algorithms"): years start in March.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", of_day / 3600, of_day / 60 % 60, of_day % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_right() {
+        assert_eq!(date(Wall(0)), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date(Wall(1_709_209_083_000)), "2024-02-29 12:18:03 UTC");
+    }
+}

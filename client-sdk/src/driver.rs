@@ -1,0 +1,400 @@
+//! Runs a session against a real network: the only place of this crate that reads clocks, spawns and touches sockets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use posta_link::fetch::{FetchError, Network, fetch_consensus};
+use posta_link::{Endpoint, LinkPublicKey, LinkSender, Received};
+use posta_protocol::document::{Consensus, MixKeys};
+use posta_protocol::frame::{Delivery, Frame, Hello};
+use posta_protocol::ids::{InboxId, RelayId};
+use posta_protocol::invitation::Link;
+use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::packet::Packet;
+use posta_protocol::secret::Secret;
+use rand::RngExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use crate::client::Invited;
+use crate::session::Session;
+use crate::session::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, SendError};
+
+/// Calls of the application that wait; more make the caller wait.
+pub(crate) const CALL_QUEUE: usize = 64;
+/// Events that the application has not read; beyond, the session asks for no more messages, and what was under way
+/// waits beside.
+pub const EVENT_QUEUE: usize = 256;
+/// What links and fetches have brought and the session has not taken; beyond, links are not read.
+const INPUT_QUEUE: usize = 256;
+/// Packets that wait for one link: the session's window and some reply blocks; beyond, they are lost and sent again.
+const LINK_QUEUE: usize = 128;
+/// First wait after a fetch of the network's documents failed, doubled each time.
+const FETCH_RETRY: Duration = Duration::from_millis(500);
+/// Longest wait after a failed fetch.
+const MAX_FETCH_RETRY: Duration = Duration::from_secs(30);
+
+/// Both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    pub(crate) fn now(self) -> Now {
+        let mono = Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX));
+        #[expect(clippy::disallowed_methods, reason = "the driver is where clocks are read")]
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono, wall: Wall(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+    }
+
+    fn instant(self, at: Mono) -> Instant {
+        self.start + Duration::from_micros(at.0)
+    }
+}
+
+/// What the application asks for.
+pub(crate) enum Call {
+    Invite(oneshot::Sender<Option<Invited>>),
+    Join(Link, oneshot::Sender<Result<ContactId, JoinError>>),
+    Send(ContactId, Vec<u8>, oneshot::Sender<Result<MessageId, SendError>>),
+    Ping(oneshot::Sender<bool>),
+}
+
+/// Verified documents.
+pub(crate) type Documents = (Consensus, Vec<MixKeys>);
+
+enum Input {
+    Up { entry: RelayId, generation: u64 },
+    Down { entry: RelayId, generation: u64 },
+    Attached(InboxId),
+    Packet(Packet),
+    Fetched(Box<Result<Documents, FetchError>>),
+}
+
+/// What goes out over a link.
+enum Outgoing {
+    Packet(Packet),
+    Attach(Secret<32>),
+}
+
+struct LinkTask {
+    generation: u64,
+    outgoing: mpsc::Sender<Outgoing>,
+    task: AbortHandle,
+}
+
+impl Drop for LinkTask {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The network's side of the driver.
+pub(crate) struct Sockets {
+    pub(crate) network: Network,
+    /// Dials authorities.
+    pub(crate) directory: Endpoint,
+    /// Dials entries.
+    pub(crate) entries: Endpoint,
+    /// Whether the local address is one of IPv4.
+    pub(crate) ipv4: bool,
+}
+
+pub(crate) struct Driver {
+    clock: Clock,
+    session: Session,
+    sockets: Arc<Sockets>,
+    calls: mpsc::Receiver<Call>,
+    events: mpsc::Sender<ClientEvent>,
+    /// Events for which there was no room. Bounded by what was under way when the application stopped reading.
+    overflow: VecDeque<ClientEvent>,
+    inputs: mpsc::Receiver<Input>,
+    input: mpsc::Sender<Input>,
+    links: BTreeMap<RelayId, LinkTask>,
+    generation: u64,
+    invitations: BTreeMap<ContactId, oneshot::Sender<Option<Invited>>>,
+    consensus: Arc<Consensus>,
+    fetching: bool,
+    fetch_at: Instant,
+    fetch_failures: u32,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        clock: Clock,
+        session: Session,
+        sockets: Sockets,
+        documents: Documents,
+        calls: mpsc::Receiver<Call>,
+        events: mpsc::Sender<ClientEvent>,
+    ) -> Self {
+        let (input, inputs) = mpsc::channel(INPUT_QUEUE);
+        let (consensus, mix_keys) = documents;
+        let mut driver = Self {
+            clock,
+            session,
+            sockets: Arc::new(sockets),
+            calls,
+            events,
+            overflow: VecDeque::new(),
+            inputs,
+            input,
+            links: BTreeMap::new(),
+            generation: 0,
+            invitations: BTreeMap::new(),
+            consensus: Arc::new(consensus),
+            // The documents are fresh: what the session asks for at its start is there.
+            fetching: true,
+            fetch_at: Instant::now(),
+            fetch_failures: 0,
+        };
+        driver.act();
+        driver.fetching = false;
+        driver.take_documents(mix_keys);
+        driver
+    }
+
+    /// Runs until the application lets go of the client.
+    pub(crate) async fn run(mut self) {
+        let events = self.events.clone();
+        loop {
+            let timer = self.session.poll_timeout().map(|at| self.clock.instant(at));
+            tokio::select! {
+                call = self.calls.recv() => match call {
+                    Some(call) => self.call(call),
+                    None => return,
+                },
+                Some(input) = self.inputs.recv() => self.take(input),
+                () = sleep_until(timer.unwrap_or(self.fetch_at)), if timer.is_some() => self.handle(Event::Tick),
+                () = sleep_until(self.fetch_at), if !self.fetching => self.fetch(),
+                Ok(permit) = events.reserve(), if !self.overflow.is_empty() => {
+                    if let Some(event) = self.overflow.pop_front() {
+                        permit.send(event);
+                    }
+                    if self.overflow.is_empty() {
+                        self.handle(Event::Reading(true));
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.session.handle(self.clock.now(), event);
+        self.act();
+    }
+
+    fn call(&mut self, call: Call) {
+        let now = self.clock.now();
+        // The caller may have gone; what it asked for is done all the same.
+        match call {
+            Call::Invite(reply) => match self.session.invite(now) {
+                Some(contact) => {
+                    self.invitations.insert(contact, reply);
+                }
+                None => drop(reply.send(None)),
+            },
+            Call::Join(link, reply) => drop(reply.send(self.session.join(now, link))),
+            Call::Send(contact, body, reply) => drop(reply.send(self.session.send(now, contact, body))),
+            Call::Ping(reply) => drop(reply.send(self.session.ping(now))),
+        }
+        self.act();
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.session.poll() {
+            match action {
+                Action::Connect { entry } => self.connect(entry),
+                Action::Disconnect { entry } => drop(self.links.remove(&entry)),
+                Action::Attach { entry, secret } => self.put(entry, Outgoing::Attach(secret)),
+                Action::Send { entry, packet } => self.put(entry, Outgoing::Packet(packet)),
+                Action::Emit(event) => self.emit(event),
+                Action::FetchNetwork => self.fetch(),
+            }
+        }
+    }
+
+    fn emit(&mut self, event: ClientEvent) {
+        if let ClientEvent::Invitation { contact, link } = &event
+            && let Some(reply) = self.invitations.remove(contact)
+        {
+            let _ = reply.send(Some(Invited { contact: *contact, link: link.clone() }));
+            return;
+        }
+        if !self.overflow.is_empty() {
+            self.overflow.push_back(event);
+        } else if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            self.overflow.push_back(event);
+            self.session.handle(self.clock.now(), Event::Reading(false));
+        }
+    }
+
+    fn connect(&mut self, entry: RelayId) {
+        self.generation += 1;
+        let generation = self.generation;
+        let (outgoing, queue) = mpsc::channel(LINK_QUEUE);
+        let relay = self.consensus.relay(&entry);
+        let (addresses, key) = relay.map_or((Vec::new(), None), |r| (r.client_addresses.clone(), Some(r.link_key)));
+        let geometry = self.consensus.geometry();
+        let dial = Dial {
+            entry,
+            generation,
+            addresses,
+            key,
+            hello: Hello::new(geometry, self.consensus.epoch(), self.consensus.hash()),
+            packet_len: geometry.packet_len(),
+            sockets: Arc::clone(&self.sockets),
+            input: self.input.clone(),
+        };
+        let task = tokio::spawn(dial.run(queue)).abort_handle();
+        self.links.insert(entry, LinkTask { generation, outgoing, task });
+    }
+
+    /// Queues for a link. What finds no room or no link is lost, and sent again by the session.
+    fn put(&self, entry: RelayId, what: Outgoing) {
+        if let Some(link) = self.links.get(&entry) {
+            let _ = link.outgoing.try_send(what);
+        }
+    }
+
+    fn is_current(&self, entry: &RelayId, generation: u64) -> bool {
+        self.links.get(entry).is_some_and(|l| l.generation == generation)
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Up { entry, generation } if self.is_current(&entry, generation) => {
+                self.handle(Event::LinkUp { entry });
+            }
+            Input::Down { entry, generation } if self.is_current(&entry, generation) => {
+                self.links.remove(&entry);
+                self.handle(Event::LinkDown { entry });
+            }
+            Input::Up { .. } | Input::Down { .. } => {}
+            Input::Attached(inbox) => self.handle(Event::Attached { inbox }),
+            Input::Packet(packet) => {
+                if let Ok(delivery) = Delivery::from_packet(&packet, self.consensus.geometry()) {
+                    self.handle(Event::Delivery(delivery));
+                }
+            }
+            Input::Fetched(result) => self.fetched(*result),
+        }
+    }
+
+    fn fetch(&mut self) {
+        if std::mem::replace(&mut self.fetching, true) {
+            return;
+        }
+        let (sockets, held, input) = (Arc::clone(&self.sockets), Arc::clone(&self.consensus), self.input.clone());
+        let wall = self.clock.now().wall;
+        tokio::spawn(async move {
+            let found = fetch_consensus(&sockets.network, &sockets.directory, wall, Some(&held)).await;
+            let _ = input.send(Input::Fetched(Box::new(found))).await;
+        });
+    }
+
+    fn fetched(&mut self, result: Result<Documents, FetchError>) {
+        self.fetching = false;
+        match result {
+            Ok((consensus, mix_keys)) => {
+                self.consensus = Arc::new(consensus);
+                self.take_documents(mix_keys);
+            }
+            Err(e) => {
+                if !matches!(e, FetchError::NothingNewer) {
+                    warn!("the list of relays was not renewed: {e}");
+                }
+                let wait = FETCH_RETRY.saturating_mul(1 << self.fetch_failures.min(6)).min(MAX_FETCH_RETRY);
+                self.fetch_failures = self.fetch_failures.saturating_add(1);
+                self.fetch_at = Instant::now() + wait.mul_f64(rand::rng().random_range(0.5..1.5));
+            }
+        }
+    }
+
+    /// Hands documents to the session, and plans the next fetch at a random time of the next epoch.
+    fn take_documents(&mut self, mix_keys: Vec<MixKeys>) {
+        self.fetch_failures = 0;
+        let until_stale = self.consensus.fresh_until().since(self.clock.now().wall);
+        let epoch = Duration::from_millis(self.consensus.params().epoch_ms());
+        let later = epoch.mul_f64(rand::rng().random_range(0.1..0.6));
+        self.fetch_at = Instant::now() + until_stale.min(epoch * 2) + later;
+        let mix_keys = mix_keys.into_iter().map(Arc::new).collect();
+        self.handle(Event::Network { consensus: Arc::clone(&self.consensus), mix_keys });
+    }
+}
+
+/// One link, from dialling to its end.
+struct Dial {
+    entry: RelayId,
+    generation: u64,
+    addresses: Vec<SocketAddr>,
+    key: Option<LinkPublicKey>,
+    hello: Hello,
+    packet_len: usize,
+    sockets: Arc<Sockets>,
+    input: mpsc::Sender<Input>,
+}
+
+impl Dial {
+    async fn run(self, queue: mpsc::Receiver<Outgoing>) {
+        let (entry, generation) = (self.entry, self.generation);
+        if let Some(link) = self.open().await {
+            let _ = self.input.send(Input::Up { entry, generation }).await;
+            let mut receiver = link.receiver;
+            let read = async {
+                while let Some(received) = receiver.recv().await {
+                    let input = match received {
+                        Received::Packet(packet) => Input::Packet(packet),
+                        Received::Control(Frame::Attached(inbox)) => Input::Attached(inbox),
+                        Received::Control(_) => continue,
+                    };
+                    if self.input.send(input).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = read => {}
+                () = write(&link.sender, queue) => {}
+            }
+        }
+        let _ = self.input.send(Input::Down { entry, generation }).await;
+    }
+
+    async fn open(&self) -> Option<posta_link::Link> {
+        let key = self.key?;
+        for address in self.addresses.iter().filter(|a| a.is_ipv4() == self.sockets.ipv4) {
+            let connected = self.sockets.entries.connect(*address, key).await;
+            let opened = match connected {
+                Ok(connection) => connection.open_link(self.hello, self.packet_len).await,
+                Err(e) => Err(e),
+            };
+            match opened {
+                Ok(link) => return Some(link),
+                Err(e) => debug!("an entry can't be used: {e}"),
+            }
+        }
+        None
+    }
+}
+
+async fn write(sender: &LinkSender, mut queue: mpsc::Receiver<Outgoing>) {
+    while let Some(outgoing) = queue.recv().await {
+        let closed = match outgoing {
+            Outgoing::Packet(packet) => sender.send(packet).await.is_err(),
+            Outgoing::Attach(secret) => sender.try_control(Frame::Attach(secret)).is_err(),
+        };
+        if closed {
+            return;
+        }
+    }
+}

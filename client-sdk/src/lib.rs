@@ -1,0 +1,49 @@
+//! The Posta client SDK, and the command-line messenger.
+//!
+//! ```no_run
+//! use posta_client::{Client, ClientEvent, ClientOptions};
+//! # async fn example(options: ClientOptions) -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::start(options).await?;
+//! println!("{}", client.invite().await?.link);
+//! while let Some(event) = client.next_event().await {
+//!     match event {
+//!         ClientEvent::Connected { contact } => drop(client.send(contact, b"hello".to_vec()).await?),
+//!         ClientEvent::Message { body, .. } => println!("{}", String::from_utf8_lossy(&body)),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`session`] | the protocol's client side as a state machine: no clock, no sockets, no randomness of its own |
+//! | `driver` | runs a session: clocks, links, documents of the network |
+//! | [`client`] | the async handle that applications hold |
+//! | [`cli`] | the program `posta` |
+//!
+//! What holds in this version:
+//! - A message is emitted at the other end exactly once and in order, for as long as both clients run and one of the two
+//!   relays of the direction is there. `Stored { k, n }` says what relays report; `Delivered` says that the other
+//!   client has emitted the message to its application.
+//! - No relay sees both ends. Profile `fast` has neither delays nor cover: one who watches both ends' lines can
+//!   correlate them.
+//!
+//! What does not hold yet:
+//! - **Nothing is kept on disk.** When a client ends, its contacts and undelivered messages are gone; the encrypted store
+//!   comes with the client's own issue. Entries are sampled anew at each start, which protects less than sticky guards.
+//! - Messages are sealed under keys from the invitation, without forward secrecy: whoever learns the link *and* has
+//!   recorded what a relay gave out can read the conversation. MLS comes with the client's own issue.
+//! - Lost queues are reported and not replaced.
+
+pub mod cli;
+pub mod client;
+mod driver;
+pub mod session;
+
+pub use client::{CallError, Client, ClientOptions, Invited, StartError};
+pub use driver::EVENT_QUEUE;
+pub use session::event::{
+    ClientEvent, ContactId, Failure, JoinError, JoinFailure, MessageId, MessageState, Options, Profile, SendError,
+    Warning,
+};

@@ -1,0 +1,304 @@
+//! A client session: a state machine without clock, sockets or randomness of its own.
+//!
+//! It is given the time, events and a generator, and says what is to be done. The driver runs it against a network, a
+//! simulator against virtual time.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`event`] | what goes in and what comes out |
+//! | `view`, `path`, `entry` | the network, mixes, entries and inboxes |
+//! | `request` | commands, retried until answered |
+//! | `contact` | invitations |
+//! | `incoming`, `outgoing` | the queues of a contact in each direction |
+
+mod contact;
+mod core;
+mod entry;
+pub mod event;
+mod incoming;
+mod outgoing;
+mod path;
+mod request;
+mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+use posta_protocol::command::Command;
+use posta_protocol::ids::KeyEpoch;
+use posta_protocol::invitation::Link;
+use posta_protocol::now::{Mono, Now};
+
+use self::contact::Contact;
+pub use self::contact::{INVITATION_HOURS, JOIN_PATIENCE};
+pub use self::core::SessionRng;
+use self::core::{Core, earlier};
+use self::entry::Entries;
+pub use self::entry::SAMPLED_GUARDS;
+use self::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, Options, SendError, Warning};
+pub use self::incoming::{QUEUES_PER_DIRECTION, REORDER_WINDOW};
+pub use self::outgoing::{OUTBOX, SEND_WINDOW};
+use self::path::Health;
+pub use self::request::{MAX_IN_FLIGHT, MAX_REPLY_ROWS};
+use self::request::{Outcome, Purpose, Requests};
+use self::view::View;
+
+/// Contacts of one session, at most.
+pub const MAX_CONTACTS: usize = 64;
+/// Answers over reply blocks of the key epoch before are still understood for this time.
+const OLD_BLOCKS: Duration = Duration::from_secs(10);
+/// Documents are asked for at most this often.
+const ASK_NETWORK: Duration = Duration::from_secs(3);
+/// Without an entry for this time, in which each sampled one was tried, the application is told.
+const OFFLINE_AFTER: Duration = Duration::from_secs(20);
+/// The session doesn't ask to be called sooner than this after a step, whatever is due.
+const MIN_TIMER: Duration = Duration::from_millis(1);
+
+/// One client.
+pub struct Session {
+    core: Core,
+    contacts: BTreeMap<ContactId, Contact>,
+    next_contact: u64,
+    epoch: Option<KeyEpoch>,
+    old_blocks_until: Option<Mono>,
+    asked_network: Option<Mono>,
+    /// Since when no entry can be used.
+    down_since: Option<Mono>,
+    /// What the application was told last: whether an entry can be used.
+    told_ready: Option<bool>,
+    timer: Option<Mono>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({} contacts)", self.contacts.len())
+    }
+}
+
+impl Session {
+    /// A session that draws all its randomness from `rng`. It asks for the network's documents at once.
+    #[must_use]
+    pub fn new(options: Options, rng: SessionRng) -> Self {
+        Self {
+            core: Core {
+                options,
+                rng,
+                view: None,
+                entries: Entries::default(),
+                health: Health::default(),
+                requests: Requests::default(),
+                actions: VecDeque::from([Action::FetchNetwork]),
+                reading: true,
+            },
+            contacts: BTreeMap::new(),
+            next_contact: 0,
+            epoch: None,
+            old_blocks_until: None,
+            asked_network: None,
+            down_since: None,
+            told_ready: None,
+            timer: None,
+        }
+    }
+
+    /// Takes in what happened, and does what is due. Call it with [`Event::Tick`] at [`Self::poll_timeout`].
+    pub fn handle(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Network { consensus, mix_keys } => {
+                self.core.view = Some(View::update(self.core.view.take(), consensus, mix_keys, now.wall));
+                self.sample(now);
+            }
+            Event::LinkUp { entry } => self.core.entries.link_up(&entry),
+            Event::LinkDown { entry } => self.core.entries.link_down(&entry, now.mono, &mut self.core.rng),
+            Event::Attached { inbox } => self.core.entries.attached(&inbox),
+            Event::Delivery(delivery) => {
+                let outcomes = self.core.delivered(now, delivery);
+                self.apply(now, outcomes);
+            }
+            Event::Reading(reading) => self.core.reading = reading,
+            Event::Tick => {}
+        }
+        self.step(now);
+    }
+
+    /// The next thing to be done, if there is one.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.core.actions.pop_front()
+    }
+
+    /// When to call [`Self::handle`] again at the latest.
+    #[must_use]
+    pub const fn poll_timeout(&self) -> Option<Mono> {
+        self.timer
+    }
+
+    /// Prepares an invitation; [`ClientEvent::Invitation`] brings its link. `None` if there are [`MAX_CONTACTS`] already.
+    pub fn invite(&mut self, now: Now) -> Option<ContactId> {
+        let id = self.new_contact()?;
+        self.contacts.insert(id, Contact::invite(id));
+        self.step(now);
+        Some(id)
+    }
+
+    /// Follows an invitation; [`ClientEvent::Connected`] or [`ClientEvent::JoinFailed`] says what came of it.
+    ///
+    /// # Errors
+    /// [`JoinError`]; nothing was sent then.
+    pub fn join(&mut self, now: Now, link: Link) -> Result<ContactId, JoinError> {
+        let view = self.core.view.as_ref().ok_or(JoinError::NotReady)?;
+        let mut relays: Vec<_> = link.relays.iter().flat_map(|p| view.by_prefix(*p)).collect();
+        relays.dedup();
+        if relays.is_empty() {
+            return Err(JoinError::ForeignNetwork);
+        }
+        let id = self.new_contact().ok_or(JoinError::TooManyContacts)?;
+        let contact = Contact::join(id, &mut self.core, now, link, relays);
+        self.contacts.insert(id, contact);
+        self.step(now);
+        Ok(id)
+    }
+
+    /// Sends a message; it is kept, and sent again, until it is delivered or expires.
+    ///
+    /// # Errors
+    /// [`SendError`]; the message was not taken then.
+    pub fn send(&mut self, now: Now, contact: ContactId, body: Vec<u8>) -> Result<MessageId, SendError> {
+        let found = self.contacts.get_mut(&contact).ok_or(SendError::UnknownContact)?;
+        let sent = found.send(&mut self.core, now, body);
+        self.step(now);
+        sent
+    }
+
+    /// Sends an echo through a whole path to an edge and back; [`ClientEvent::Pong`] brings the time. `false` if the
+    /// network isn't known yet.
+    pub fn ping(&mut self, now: Now) -> bool {
+        let entry: Vec<_> = self.core.entries.current().into_iter().collect();
+        let Some(relay) = self.core.choose_edge(now, &entry) else { return false };
+        self.core.request(now, relay, Command::Echo, Purpose::Ping(now.mono));
+        self.step(now);
+        true
+    }
+
+    /// A number for a new contact; those that failed make room.
+    fn new_contact(&mut self) -> Option<ContactId> {
+        if self.contacts.len() >= MAX_CONTACTS {
+            self.contacts.retain(|_, c| !c.is_failed());
+        }
+        if self.contacts.len() >= MAX_CONTACTS {
+            return None;
+        }
+        self.next_contact += 1;
+        Some(ContactId(self.next_contact))
+    }
+
+    fn sample(&mut self, now: Now) {
+        if let Some(view) = &self.core.view {
+            let epoch = view.key_epoch(now.wall);
+            if view.has_keys(epoch) {
+                self.core.entries.sample(view, epoch, now.mono, &mut self.core.rng);
+            }
+        }
+    }
+
+    fn step(&mut self, now: Now) {
+        self.follow_key_epoch(now);
+        if let Some(epoch) = self.epoch {
+            self.core.entries.step(now.mono, epoch, &mut self.core.actions, &mut self.core.rng);
+        }
+        for contact in self.contacts.values_mut() {
+            contact.step(&mut self.core, now);
+        }
+        let outcomes = self.core.step_requests(now);
+        if !outcomes.is_empty() {
+            self.apply(now, outcomes);
+            for contact in self.contacts.values_mut() {
+                contact.step(&mut self.core, now);
+            }
+            self.core.send_ready(now);
+        }
+        self.tell_ready(now);
+        self.set_timer(now);
+    }
+
+    /// A new key epoch: new mixes, new inboxes, new reply blocks. What is in flight times out and is sent again.
+    fn follow_key_epoch(&mut self, now: Now) {
+        let Some(view) = &self.core.view else { return };
+        let epoch = view.key_epoch(now.wall);
+        if !view.has_keys(epoch) && self.asked_network.is_none_or(|at| now.mono.since(at) >= ASK_NETWORK) {
+            self.asked_network = Some(now.mono);
+            self.core.actions.push_back(Action::FetchNetwork);
+        }
+        if self.epoch != Some(epoch) {
+            self.epoch = Some(epoch);
+            self.old_blocks_until = Some(now.mono + OLD_BLOCKS);
+            self.sample(now);
+        }
+        if self.old_blocks_until.is_some_and(|at| at <= now.mono) {
+            self.old_blocks_until = None;
+            self.core.requests.forget_before(epoch);
+        }
+    }
+
+    fn apply(&mut self, now: Now, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Answered { purpose: Purpose::Ping(at), .. } => {
+                    self.core.emit(ClientEvent::Pong { round_trip: now.mono.since(at) });
+                }
+                Outcome::Answered { purpose: Purpose::Contact(id, task), body, surb } => {
+                    if let Some(contact) = self.contacts.get_mut(&id) {
+                        contact.answered(&mut self.core, now, task, body, surb);
+                    }
+                }
+                Outcome::TimedOut { purpose: Purpose::Contact(id, task), attempts } => {
+                    if let Some(contact) = self.contacts.get_mut(&id) {
+                        contact.timed_out(&mut self.core, now, task, attempts);
+                    }
+                }
+                Outcome::TimedOut { .. } => {}
+                Outcome::Restored(relay) => {
+                    self.contacts.values_mut().for_each(|c| c.restored(&mut self.core, now, relay));
+                }
+            }
+        }
+    }
+
+    fn tell_ready(&mut self, now: Now) {
+        if self.epoch.is_some_and(|e| self.core.entries.ready(e)) {
+            self.down_since = None;
+            if self.told_ready != Some(true) {
+                self.told_ready = Some(true);
+                self.core.emit(ClientEvent::Ready);
+            }
+            return;
+        }
+        let since = *self.down_since.get_or_insert(now.mono);
+        if now.mono.since(since) >= OFFLINE_AFTER && self.told_ready != Some(false) {
+            self.told_ready = Some(false);
+            self.core.emit(ClientEvent::Warning(Warning::Offline));
+        }
+    }
+
+    fn set_timer(&mut self, now: Now) {
+        let reading = self.core.reading;
+        let mut due = earlier(self.core.requests.next_due(), self.core.entries.next_due());
+        for contact in self.contacts.values() {
+            due = earlier(due, contact.next_due(now, reading));
+        }
+        due = earlier(due, self.old_blocks_until);
+        if self.told_ready != Some(false) {
+            due = earlier(due, self.down_since.map(|at| at + OFFLINE_AFTER));
+        }
+        if let Some(view) = &self.core.view {
+            let next = now.mono + Duration::from_millis(view.to_next_key_epoch(now.wall));
+            let keys = view.has_keys(view.key_epoch(now.wall));
+            let ask = self.asked_network.filter(|_| !keys).map(|at| at + ASK_NETWORK);
+            due = earlier(due, earlier(Some(next), ask));
+        }
+        // Something may be due that waits for an entry: that is not a reason to turn in circles.
+        let blocked = !self.epoch.is_some_and(|e| self.core.entries.ready(e));
+        let soonest = now.mono + if blocked { MIN_TIMER * 100 } else { MIN_TIMER };
+        self.timer = due.map(|at| at.max(soonest));
+    }
+}

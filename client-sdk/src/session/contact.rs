@@ -1,0 +1,317 @@
+//! A contact: an invitation given or followed, then a queue list in each direction.
+
+use std::time::Duration;
+
+use posta_protocol::answer::Body;
+use posta_protocol::command::{Command, WriterCapability};
+use posta_protocol::end_to_end::QueueAddress;
+use posta_protocol::ids::{RelayId, SurbId};
+use posta_protocol::invitation::{Link, Offer};
+use posta_protocol::now::{Mono, Now};
+use posta_protocol::registry::answer as code;
+use posta_protocol::secret::Secret;
+
+use super::core::{Core, earlier};
+use super::event::{ClientEvent, ContactId, JoinFailure, MessageId, SendError};
+use super::incoming::{Incoming, Said};
+use super::outgoing::{Outgoing, Progress};
+use super::request::{Purpose, RequestId, Task};
+
+/// How long an invitation can be followed.
+pub const INVITATION_HOURS: u16 = 24;
+/// How long a client tries to reach either relay of a link.
+pub const JOIN_PATIENCE: Duration = Duration::from_secs(60);
+/// Unanswered attempts to leave an invitation at a relay, after which it is left at another.
+const MOVE_AFTER: u32 = 2;
+
+/// The invitation's copy at one relay.
+struct Blob {
+    relay: RelayId,
+    put: WriterCapability,
+    request: Option<RequestId>,
+    stored: bool,
+}
+
+struct Inviting {
+    offer: Option<Offer>,
+    blobs: Vec<Blob>,
+    emitted: bool,
+}
+
+struct Joining {
+    link: Link,
+    /// The relays that the link may mean, with what each refused it for.
+    asked: Vec<(RelayId, Option<RequestId>, Option<JoinFailure>)>,
+    opened: bool,
+    introduced: bool,
+    until: Mono,
+}
+
+enum Stage {
+    Inviting(Inviting),
+    Joining(Box<Joining>),
+    Connected,
+    Failed,
+}
+
+/// One contact.
+pub(crate) struct Contact {
+    id: ContactId,
+    stage: Stage,
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
+
+impl Contact {
+    /// A contact that will follow an invitation of ours.
+    pub(crate) fn invite(id: ContactId) -> Self {
+        let stage = Stage::Inviting(Inviting { offer: None, blobs: Vec::new(), emitted: false });
+        Self { id, stage, incoming: Incoming::new(id), outgoing: Outgoing::new(id) }
+    }
+
+    /// A contact whose invitation we follow; `relays` are those that its link may mean.
+    pub(crate) fn join(id: ContactId, core: &mut Core, now: Now, link: Link, relays: Vec<RelayId>) -> Self {
+        // One key for both relays: a one-time invitation is then ours at both.
+        let reader = Secret::random(&mut core.rng);
+        let mut asked = Vec::with_capacity(relays.len());
+        for (index, relay) in relays.into_iter().enumerate() {
+            let command = Command::BlobGet { get: link.capability(), reader: reader.duplicate() };
+            let request = core.request(now, relay, command, Purpose::Contact(id, Task::BlobGet(index)));
+            asked.push((relay, Some(request), None));
+        }
+        let until = now.mono + JOIN_PATIENCE;
+        let mut incoming = Incoming::new(id);
+        // The inviter knows where to write from us; nothing of the kind comes from it.
+        incoming.introduced = true;
+        let joining = Joining { link, asked, opened: false, introduced: false, until };
+        Self { id, stage: Stage::Joining(Box::new(joining)), incoming, outgoing: Outgoing::new(id) }
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        matches!(self.stage, Stage::Failed)
+    }
+
+    pub(crate) fn send(&mut self, core: &mut Core, now: Now, body: Vec<u8>) -> Result<MessageId, SendError> {
+        match self.stage {
+            Stage::Connected => self.outgoing.send(core, now, body),
+            _ => Err(SendError::NotConnected),
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn step(&mut self, core: &mut Core, now: Now) {
+        if matches!(self.stage, Stage::Failed) {
+            return;
+        }
+        self.set_up(core, now);
+        if let Some(up_to) = self.incoming.step(core, now) {
+            self.outgoing.acknowledge(core, now, up_to);
+        }
+        self.outgoing.expire(core, now);
+    }
+
+    /// Carries invitations on.
+    fn set_up(&mut self, core: &mut Core, now: Now) {
+        match &mut self.stage {
+            Stage::Inviting(inviting) => {
+                self.incoming.create(core, now, &[]);
+                if inviting.offer.is_none()
+                    && let Some(addresses) = self.incoming.addresses()
+                {
+                    inviting.offer = Some(Offer::new(addresses, &mut core.rng));
+                    inviting.put_blobs(core, now, self.id, &self.incoming.relays());
+                }
+            }
+            Stage::Joining(joining) if joining.opened => {
+                self.incoming.create(core, now, &self.outgoing.relays());
+                if !joining.introduced
+                    && let Some(addresses) = self.incoming.addresses()
+                {
+                    joining.introduced = true;
+                    self.outgoing.introduce(core, now, addresses);
+                }
+            }
+            Stage::Joining(joining) if now.mono >= joining.until => {
+                // What one relay said counts if the other says nothing.
+                let said = joining.asked.iter().find_map(|(_, _, refusal)| *refusal);
+                self.fail(core, said.unwrap_or(JoinFailure::Unreachable));
+            }
+            _ => {}
+        }
+    }
+
+    fn fail(&mut self, core: &mut Core, reason: JoinFailure) {
+        if let Stage::Joining(joining) = &mut self.stage {
+            joining.asked.iter_mut().filter_map(|(_, r, _)| r.take()).for_each(|id| core.requests.cancel(id));
+            self.outgoing.abandon(core);
+            self.stage = Stage::Failed;
+            core.emit(ClientEvent::JoinFailed { contact: self.id, reason });
+        }
+    }
+
+    /// A relay answered.
+    pub(crate) fn answered(&mut self, core: &mut Core, now: Now, task: Task, body: Body, surb: SurbId) {
+        let mut said = None;
+        let mut progress = Progress::Nothing;
+        match task {
+            Task::Create(i) => self.incoming.created(core, now, i, &body),
+            Task::Fetch(i) => said = self.incoming.fetched(core, now, i, body),
+            Task::Hole(i, sequence) => said = self.incoming.hole_fetched(core, now, i, sequence, body),
+            Task::Push(i) => said = self.incoming.pushed(core, now, i, surb, body),
+            Task::Ack(i) => self.incoming.acked(i),
+            Task::Secure(i) => progress = self.outgoing.secured(core, now, i, &body),
+            Task::Send(i, sequence) => progress = self.outgoing.sent(core, now, i, sequence, &body),
+            Task::BlobPut(i) => self.blob_put(core, now, i, &body),
+            Task::BlobGet(i) => self.blob_got(core, now, i, body),
+            Task::BlobDelete => {}
+        }
+        match said {
+            Some(Said::Receipt(up_to)) => self.outgoing.receipt(core, now, up_to),
+            Some(Said::Queues(list)) => self.joined(core, now, list),
+            None => {}
+        }
+        if matches!(self.stage, Stage::Joining(_)) {
+            match progress {
+                Progress::Introduced => {
+                    self.stage = Stage::Connected;
+                    core.emit(ClientEvent::Connected { contact: self.id });
+                }
+                Progress::Taken => self.fail(core, JoinFailure::Used),
+                Progress::Nothing => {}
+            }
+        }
+    }
+
+    /// An attempt was not answered in time.
+    pub(crate) fn timed_out(&mut self, core: &mut Core, now: Now, task: Task, attempts: u32) {
+        match task {
+            Task::Create(i) => self.incoming.create_timed_out(core, now, i, attempts),
+            Task::Fetch(i) => self.incoming.fetch_timed_out(core, now, i),
+            Task::BlobPut(i) if attempts >= MOVE_AFTER => self.move_blob(core, now, i),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
+        self.incoming.restored(relay, now);
+        self.outgoing.restored(core, now, relay);
+    }
+
+    /// The one who followed our invitation says where to write.
+    fn joined(&mut self, core: &mut Core, now: Now, addresses: Vec<QueueAddress>) {
+        let Stage::Inviting(inviting) = &mut self.stage else { return };
+        for blob in &mut inviting.blobs {
+            if let Some(id) = blob.request.take() {
+                core.requests.cancel(id);
+            }
+            let command = Command::BlobDelete { put: blob.put.duplicate() };
+            core.request(now, blob.relay, command, Purpose::Contact(self.id, Task::BlobDelete));
+        }
+        self.stage = Stage::Connected;
+        self.outgoing.open(core, now, addresses);
+        core.emit(ClientEvent::Connected { contact: self.id });
+    }
+
+    fn blob_put(&mut self, core: &mut Core, now: Now, index: usize, body: &Body) {
+        if *body != Body::Ok {
+            return self.move_blob(core, now, index);
+        }
+        let Stage::Inviting(inviting) = &mut self.stage else { return };
+        if let Some(blob) = inviting.blobs.get_mut(index) {
+            (blob.stored, blob.request) = (true, None);
+        }
+        inviting.emit_if_stored(core, self.id);
+    }
+
+    /// Leaves the invitation at another relay.
+    fn move_blob(&mut self, core: &mut Core, now: Now, index: usize) {
+        let Stage::Inviting(inviting) = &mut self.stage else { return };
+        let taken: Vec<RelayId> = inviting.blobs.iter().map(|b| b.relay).collect();
+        let Some(relay) = core.choose_edge(now, &taken) else { return };
+        let Some(blob) = inviting.blobs.get_mut(index).filter(|b| !b.stored) else { return };
+        if let Some(id) = blob.request.take() {
+            core.requests.cancel(id);
+        }
+        blob.relay = relay;
+        blob.put = WriterCapability::random(&mut core.rng);
+        inviting.put_blob(core, now, self.id, index);
+    }
+
+    fn blob_got(&mut self, core: &mut Core, now: Now, index: usize, body: Body) {
+        let Stage::Joining(joining) = &mut self.stage else { return };
+        let Some(asked) = joining.asked.get_mut(index) else { return };
+        asked.1 = None;
+        let opened = match body {
+            Body::Blob(blob) => joining.link.open(&blob).map_err(|_| JoinFailure::Garbled),
+            Body::Refused(code::EXPIRED) => Err(JoinFailure::Expired),
+            Body::Refused(code::TAKEN | code::GONE) => Err(JoinFailure::Used),
+            _ => Err(JoinFailure::Unknown),
+        };
+        match opened {
+            Ok(offer) if !self.outgoing.is_known() => {
+                joining.opened = true;
+                self.outgoing.open(core, now, offer.queues);
+            }
+            Ok(_) => {}
+            Err(reason) => {
+                asked.2 = Some(reason);
+                let all = joining.asked.iter().all(|(_, _, refusal)| refusal.is_some());
+                if all && !joining.opened {
+                    self.fail(core, reason);
+                }
+            }
+        }
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self, now: Now, reading: bool) -> Option<Mono> {
+        let due = match &self.stage {
+            Stage::Failed => return None,
+            Stage::Joining(joining) if !joining.opened => Some(joining.until),
+            _ => None,
+        };
+        earlier(due, earlier(self.incoming.next_due(reading), self.outgoing.next_due(now)))
+    }
+}
+
+impl Inviting {
+    /// Leaves the invitation at two relays; the queues' own will do.
+    fn put_blobs(&mut self, core: &mut Core, now: Now, contact: ContactId, relays: &[RelayId]) {
+        for relay in relays.iter().take(2) {
+            let put = WriterCapability::random(&mut core.rng);
+            self.blobs.push(Blob { relay: *relay, put, request: None, stored: false });
+            self.put_blob(core, now, contact, self.blobs.len() - 1);
+        }
+    }
+
+    fn link(&self) -> Option<Link> {
+        let [a, b] = self.blobs.as_slice() else { return None };
+        Some(self.offer.as_ref()?.link([a.relay, b.relay]))
+    }
+
+    fn put_blob(&mut self, core: &mut Core, now: Now, contact: ContactId, index: usize) {
+        let Some(offer) = &self.offer else { return };
+        let Some(blob) = self.blobs.get_mut(index) else { return };
+        // The blob depends on the link's secret only, not on where it is kept.
+        let link = offer.link([blob.relay, blob.relay]);
+        let Ok(body) = offer.seal(&link, &mut core.rng) else { return };
+        let command = Command::BlobPut {
+            put: blob.put.duplicate(),
+            get: link.capability().id(),
+            one_time: true,
+            hours: INVITATION_HOURS,
+            body,
+        };
+        blob.request = Some(core.request(now, blob.relay, command, Purpose::Contact(contact, Task::BlobPut(index))));
+    }
+
+    fn emit_if_stored(&mut self, core: &mut Core, contact: ContactId) {
+        if self.blobs.iter().all(|b| b.stored)
+            && !self.emitted
+            && let Some(link) = self.link()
+        {
+            self.emitted = true;
+            core.emit(ClientEvent::Invitation { contact, link: link.to_text() });
+        }
+    }
+}

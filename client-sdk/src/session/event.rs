@@ -1,0 +1,312 @@
+//! What goes into a session and what comes out of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_protocol::document::{Consensus, MixKeys};
+use posta_protocol::frame::Delivery;
+use posta_protocol::ids::{InboxId, RelayId};
+use posta_protocol::packet::Packet;
+use posta_protocol::params::DEFAULT_MESSAGE_TTL;
+use posta_protocol::secret::Secret;
+use thiserror::Error;
+
+/// How a client trades latency against cover. More profiles come with the client's own issue; a profile that doesn't
+/// do what its name says isn't offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// No delay, no cover: quick, and can be correlated by one who watches both ends.
+    #[default]
+    Fast,
+}
+
+/// How a session behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Latency against cover.
+    pub profile: Profile,
+    /// A message that isn't delivered within this time fails, and its receiver drops it.
+    pub expiry: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL }
+    }
+}
+
+/// A contact, by a number that means nothing outside this session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContactId(pub u64);
+
+/// A message to a contact: 1, 2, 3 and so on for each contact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId(pub u64);
+
+/// What happens to a session.
+#[derive(Debug)]
+pub enum Event {
+    /// Verified documents of the network, newer than those held.
+    Network {
+        /// The consensus.
+        consensus: Arc<Consensus>,
+        /// The mix keys of its key epochs.
+        mix_keys: Vec<Arc<MixKeys>>,
+    },
+    /// A link that was asked for stands.
+    LinkUp {
+        /// The relay at its other end.
+        entry: RelayId,
+    },
+    /// A link is gone, or could not be made.
+    LinkDown {
+        /// The relay at its other end.
+        entry: RelayId,
+    },
+    /// The entry says that an inbox is attached.
+    Attached {
+        /// Which inbox.
+        inbox: InboxId,
+    },
+    /// The entry hands over a reply.
+    Delivery(Delivery),
+    /// Whether the application reads what is emitted. While it doesn't, no further messages are asked for.
+    Reading(bool),
+    /// The time that [`super::Session::poll_timeout`] named has come.
+    Tick,
+}
+
+/// What a session wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Open a link for clients to this relay.
+    Connect {
+        /// The relay.
+        entry: RelayId,
+    },
+    /// Close the link to this relay, or stop trying. No [`Event::LinkDown`] is to follow.
+    Disconnect {
+        /// The relay.
+        entry: RelayId,
+    },
+    /// Attach an inbox.
+    Attach {
+        /// At this relay, whose link stands.
+        entry: RelayId,
+        /// The inbox' secret.
+        secret: Secret<32>,
+    },
+    /// Send a packet.
+    Send {
+        /// To this relay, whose link stands.
+        entry: RelayId,
+        /// The packet.
+        packet: Packet,
+    },
+    /// Tell the application.
+    Emit(ClientEvent),
+    /// Fetch newer documents of the network: those held lack the keys of this key epoch.
+    FetchNetwork,
+}
+
+/// What an application learns.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// The network is there and the entry answers: for the first time, or again after [`Warning::Offline`].
+    Ready,
+    /// An invitation can be handed over. Whoever has the link first becomes the contact.
+    Invitation {
+        /// Who will be at the other end.
+        contact: ContactId,
+        /// The link: a secret.
+        link: String,
+    },
+    /// A contact is there; messages can be sent.
+    Connected {
+        /// Which one.
+        contact: ContactId,
+    },
+    /// Joining by a link came to nothing.
+    JoinFailed {
+        /// Which contact it would have been.
+        contact: ContactId,
+        /// Why.
+        reason: JoinFailure,
+    },
+    /// A message came. Each is emitted once, in the order of its sending.
+    Message {
+        /// From whom.
+        contact: ContactId,
+        /// Its number: 1, 2, 3 and so on, where none has expired.
+        number: u64,
+        /// Its bytes.
+        body: Vec<u8>,
+    },
+    /// A sent message has a new state.
+    State {
+        /// To whom.
+        contact: ContactId,
+        /// Which message.
+        message: MessageId,
+        /// Its state.
+        state: MessageState,
+    },
+    /// An answer to [`super::Session::ping`].
+    Pong {
+        /// Time from the asking to the answer, retries included.
+        round_trip: Duration,
+    },
+    /// Something that the user should know.
+    Warning(Warning),
+}
+
+impl fmt::Debug for ClientEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("Ready"),
+            Self::Invitation { contact, .. } => write!(f, "Invitation({contact:?}, ..)"),
+            Self::Connected { contact } => write!(f, "Connected({contact:?})"),
+            Self::JoinFailed { contact, reason } => write!(f, "JoinFailed({contact:?}, {reason:?})"),
+            Self::Message { contact, number, .. } => write!(f, "Message({contact:?}, {number}, ..)"),
+            Self::State { contact, message, state } => write!(f, "State({contact:?}, {message:?}, {state:?})"),
+            Self::Pong { round_trip } => write!(f, "Pong({round_trip:?})"),
+            Self::Warning(warning) => write!(f, "Warning({warning:?})"),
+        }
+    }
+}
+
+/// How far a sent message has come. A message is queued from [`super::Session::send`] on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageState {
+    /// Nothing is known of it but that it waits here.
+    Queued,
+    /// `k` of the `n` relays that are to hold it report that they have it on disk.
+    Stored {
+        /// Relays that have reported.
+        k: usize,
+        /// Relays that should have it.
+        n: usize,
+    },
+    /// The contact's program has it.
+    Delivered,
+    /// It will not be read any more.
+    Failed {
+        /// Why.
+        reason: Failure,
+    },
+}
+
+/// Why a message failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Nobody fetched it before its expiry; the receiver drops it if it comes later.
+    #[error("the contact did not fetch it before it expired: send it again")]
+    Expired,
+}
+
+/// Why joining by a link came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JoinFailure {
+    /// The inviter's offer is too old.
+    #[error("this invitation has expired: ask for a new one")]
+    Expired,
+    /// Someone else was first, or the inviter has taken it back.
+    #[error("this invitation was used already, or taken back: if it was not you who used it, ask for a new one")]
+    Used,
+    /// The relays do not know it.
+    #[error("the relays do not know this invitation: it was used, taken back or expired; ask for a new one")]
+    Unknown,
+    /// What the relays hold isn't what the inviter put there.
+    #[error("the relays gave out something else than the inviter left there: ask for a new invitation")]
+    Garbled,
+    /// No relay of the link answered.
+    #[error("neither relay of this invitation answers: try again later, or ask for a new one")]
+    Unreachable,
+}
+
+/// Something that the user should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Warning {
+    /// No entry answers.
+    #[error("no relay can be reached; messages wait here until one can")]
+    Offline,
+    /// A contact holds another consensus for the same epoch.
+    #[error("a contact was given another list of relays for the same hour: authorities or someone between cheat")]
+    Fork {
+        /// The contact.
+        contact: ContactId,
+    },
+    /// A queue is gone from its relay; the conversation goes on over the others.
+    #[error("a relay has lost a queue of this contact; {left} of the queues that carry {direction} are left")]
+    QueueLost {
+        /// The contact.
+        contact: ContactId,
+        /// Which way it carried messages.
+        direction: Direction,
+        /// Queues left in this direction.
+        left: usize,
+    },
+}
+
+/// Which way a queue carries messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From us.
+    Outgoing,
+    /// To us.
+    Incoming,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Outgoing => "outgoing messages",
+            Self::Incoming => "incoming messages",
+        })
+    }
+}
+
+/// Why a link was not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// No relay of the network has such an identity.
+    #[error("this invitation is for another network, or its relays are gone: ask for a new one")]
+    ForeignNetwork,
+    /// The session has no consensus yet.
+    #[error("the network is not known yet: wait until the client is ready")]
+    NotReady,
+    /// The session has as many contacts as it can hold.
+    #[error("there are too many contacts: remove one first")]
+    TooManyContacts,
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// There is no such contact.
+    #[error("there is no such contact")]
+    UnknownContact,
+    /// The contact hasn't joined yet.
+    #[error("this contact is not connected yet: wait until the invitation was followed")]
+    NotConnected,
+    /// The message doesn't fit one packet.
+    #[error("the message is {got} bytes long, at most {max} fit")]
+    TooLong {
+        /// Its length in bytes.
+        got: usize,
+        /// The bound in bytes.
+        max: usize,
+    },
+    /// Too many messages wait to be delivered.
+    #[error("too many messages to this contact are not delivered yet: wait until some are")]
+    OutboxFull,
+}

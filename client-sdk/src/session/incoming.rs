@@ -1,0 +1,549 @@
+//! The queues that we read: one is subscribed to, the others are polled slowly; what comes is put in order.
+//!
+//! A reply block is used up by each message, so a few are always with the relay of the subscribed queue. Any of them
+//! may get lost on the way, and a restarted relay has none; a randomised `fetch` bounds the delay after that.
+
+mod queue;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use posta_protocol::answer::Body;
+use posta_protocol::command::{Command, WriterCapability};
+use posta_protocol::end_to_end::{Content, Kind, QueueAddress};
+use posta_protocol::ids::{KeyEpoch, RelayId, SurbId};
+use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::params::{MAX_QUEUE_SURBS, MAX_SUBSCRIBE_SURBS};
+use posta_protocol::registry::answer as code;
+use rand::RngExt;
+
+use self::queue::InQueue;
+use super::core::{Core, earlier};
+use super::event::{ClientEvent, ContactId, Direction, Warning};
+use super::request::{Purpose, Task};
+
+/// Queues of each direction, on relays of different operators.
+pub const QUEUES_PER_DIRECTION: usize = 2;
+/// Messages that came ahead of a missing one and wait for it; beyond, they stay at the relay.
+pub const REORDER_WINDOW: u64 = 256;
+/// Reply blocks that an awaited queue has with its relay, at least.
+const KEEP_BLOCKS: usize = MAX_QUEUE_SURBS - MAX_SUBSCRIBE_SURBS + 1;
+/// Mean time between two polls of the subscribed queue while something happens.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// And after a long time of nothing.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(30);
+/// Mean time between two polls of the other queues.
+const SLOW_POLL: Duration = Duration::from_secs(5);
+/// Boxes from the subscribed queue after which the others are polled, so that they don't fill up.
+const POLL_AFTER_BOXES: u32 = 24;
+/// Numbers of one queue that are asked for side by side.
+const MAX_HOLES: usize = 16;
+/// A missing message is asked for after this time.
+const GAP_WAIT: Duration = Duration::from_millis(300);
+/// A pushed copy of a message that a poll has found should come within this time, else the reply blocks are lost.
+const PUSH_WAIT: Duration = Duration::from_millis(300);
+/// Reply blocks of a new key epoch are handed over at a random moment within this time of its start.
+const RENEW_SPAN: Duration = Duration::from_secs(2);
+/// Without an entry, reply blocks are tried again after this time.
+const NO_ENTRY_WAIT: Duration = Duration::from_millis(100);
+/// At most one receipt within this time.
+const RECEIPT_SPAN: Duration = Duration::from_millis(200);
+/// Unanswered polls after which another queue is subscribed to.
+const SWAP_AFTER: u32 = 2;
+/// Unanswered attempts to make a queue, after which it is made elsewhere.
+const MOVE_AFTER: u32 = 2;
+
+struct Waiting {
+    expires: Wall,
+    body: Vec<u8>,
+}
+
+/// One direction of a contact: to us.
+pub(crate) struct Incoming {
+    contact: ContactId,
+    queues: Vec<InQueue>,
+    subscribed: usize,
+    /// Whether the first boxes, that say where to write, are behind us.
+    pub(crate) introduced: bool,
+    /// The last message that was handed on.
+    pub(crate) delivered: u64,
+    reorder: BTreeMap<u64, Waiting>,
+    gap: Option<(Mono, u32)>,
+    boxes_since_poll: u32,
+    receipt_due: Option<Mono>,
+    receipt_sent: Option<Mono>,
+    active_until: Mono,
+}
+
+/// What a box held, beside messages.
+pub(crate) enum Said {
+    /// The contact has everything up to this number.
+    Receipt(u64),
+    /// Where to write.
+    Queues(Vec<QueueAddress>),
+}
+
+impl Incoming {
+    pub(crate) fn new(contact: ContactId) -> Self {
+        Self {
+            contact,
+            queues: Vec::new(),
+            subscribed: 0,
+            introduced: false,
+            delivered: 0,
+            reorder: BTreeMap::new(),
+            gap: None,
+            boxes_since_poll: 0,
+            receipt_due: None,
+            receipt_sent: None,
+            active_until: Mono(0),
+        }
+    }
+
+    fn purpose(&self, task: Task) -> Purpose {
+        Purpose::Contact(self.contact, task)
+    }
+
+    /// The relays of the queues.
+    pub(crate) fn relays(&self) -> Vec<RelayId> {
+        self.queues.iter().map(|q| q.relay).collect()
+    }
+
+    /// Makes the queues, as far as the network is known. `avoid`: relays that the contact uses.
+    pub(crate) fn create(&mut self, core: &mut Core, now: Now, avoid: &[RelayId]) {
+        while self.queues.len() < QUEUES_PER_DIRECTION {
+            let own = self.relays();
+            let taken: Vec<RelayId> = own.iter().chain(avoid).copied().collect();
+            let Some(relay) = core.choose_edge(now, &taken).or_else(|| core.choose_edge(now, &own)) else { return };
+            self.queues.push(InQueue::new(core, now, relay));
+            self.start_create(core, now, self.queues.len() - 1);
+        }
+    }
+
+    fn start_create(&mut self, core: &mut Core, now: Now, index: usize) {
+        let purpose = self.purpose(Task::Create(index));
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        let writer = WriterCapability::new(queue.invited.duplicate()).id();
+        let command = Command::Create { queue: queue.reader.id(), writer, admission: Box::default() };
+        queue.create = Some(core.request(now, queue.relay, command, purpose));
+    }
+
+    /// Makes a queue that isn't there yet at another relay.
+    fn move_queue(&mut self, core: &mut Core, now: Now, index: usize) {
+        let taken = self.relays();
+        let Some(queue) = self.queues.get_mut(index).filter(|q| !q.ready) else { return };
+        let Some(relay) = core.choose_edge(now, &taken) else { return };
+        if let Some(id) = queue.create.take() {
+            core.requests.cancel(id);
+        }
+        *queue = InQueue::new(core, now, relay);
+        self.start_create(core, now, index);
+    }
+
+    /// A relay answered to `create`.
+    pub(crate) fn created(&mut self, core: &mut Core, now: Now, index: usize, body: &Body) {
+        if *body != Body::Ok {
+            return self.move_queue(core, now, index);
+        }
+        if let Some(queue) = self.queues.get_mut(index) {
+            (queue.ready, queue.create, queue.next_poll) = (true, None, now.mono + HEARTBEAT);
+        }
+    }
+
+    /// A relay doesn't answer to `create`.
+    pub(crate) fn create_timed_out(&mut self, core: &mut Core, now: Now, index: usize, attempts: u32) {
+        if attempts >= MOVE_AFTER {
+            self.move_queue(core, now, index);
+        }
+    }
+
+    /// Where the contact can write, once all queues are there.
+    pub(crate) fn addresses(&self) -> Option<Vec<QueueAddress>> {
+        let all = self.queues.len() >= QUEUES_PER_DIRECTION && self.queues.iter().all(|q| q.ready);
+        let address =
+            |q: &InQueue| QueueAddress { relay: q.relay, invited: q.invited.duplicate(), key: q.key.duplicate() };
+        all.then(|| self.queues.iter().map(address).collect())
+    }
+
+    /// Keeps blocks with the relay, polls, acknowledges. Returns a receipt that is due.
+    pub(crate) fn step(&mut self, core: &mut Core, now: Now) -> Option<u64> {
+        let epoch = core.key_epoch(now)?;
+        if core.reading {
+            for index in 0..self.queues.len() {
+                if index == self.subscribed {
+                    self.keep_blocks(core, now, epoch);
+                }
+                self.poll_if_due(core, now, index);
+                self.acknowledge(core, now, index);
+            }
+            self.close_gap(core, now);
+        }
+        if self.receipt_due.is_some_and(|at| at <= now.mono) {
+            self.receipt_due = None;
+            self.receipt_sent = Some(now.mono);
+            return Some(self.delivered);
+        }
+        None
+    }
+
+    fn keep_blocks(&mut self, core: &mut Core, now: Now, epoch: KeyEpoch) {
+        let purpose = self.purpose(Task::Push(self.subscribed));
+        let Some(queue) = self.queues.get_mut(self.subscribed).filter(|q| q.works()) else { return };
+        if queue.blocks_epoch != Some(epoch) {
+            if queue.blocks_epoch.is_some() {
+                queue.renew_at = now.mono + RENEW_SPAN.mul_f64(core.rng.random_range(0.0..1.0));
+            }
+            queue.blocks_epoch = Some(epoch);
+            queue.blocks.clear();
+        }
+        let entry = core.entries.current();
+        if queue.blocks_entry != entry {
+            queue.flush = !queue.blocks.is_empty();
+            queue.blocks.clear();
+            queue.blocks_entry = entry;
+        }
+        if queue.awaited_push.is_some_and(|(_, by)| by <= now.mono) {
+            // They would have been used by now: the relay has lost them, or they were lost on the way.
+            queue.awaited_push = None;
+            queue.blocks.clear();
+            queue.flush = true;
+        }
+        if queue.renew_at > now.mono {
+            return;
+        }
+        let wanted = if queue.flush { MAX_QUEUE_SURBS } else { KEEP_BLOCKS };
+        while queue.blocks.len() < wanted {
+            let (relay, cursor) = (queue.relay, queue.cursor);
+            let Some(new) = core.subscribe(now, relay, &queue.reader, cursor, MAX_SUBSCRIBE_SURBS, purpose) else {
+                queue.renew_at = now.mono + NO_ENTRY_WAIT;
+                return;
+            };
+            queue.acked = cursor;
+            queue.blocks.extend(new);
+        }
+        queue.flush = false;
+    }
+
+    fn poll_if_due(&mut self, core: &mut Core, now: Now, index: usize) {
+        if let Some(queue) = self.queues.get(index)
+            && queue.works()
+            && queue.fetch.is_none()
+            && queue.next_poll <= now.mono
+        {
+            let after = queue.base(0);
+            self.fetch(core, now, index, after);
+        }
+    }
+
+    fn fetch(&mut self, core: &mut Core, now: Now, index: usize, after: u64) {
+        let purpose = self.purpose(Task::Fetch(index));
+        if index != self.subscribed {
+            self.boxes_since_poll = 0;
+        }
+        let Some(queue) = self.queues.get_mut(index).filter(|q| q.works() && q.fetch.is_none()) else { return };
+        let command = Command::Fetch { reader: queue.reader.duplicate(), after };
+        queue.fetch = Some(core.request(now, queue.relay, command, purpose));
+    }
+
+    /// Tells a polled queue what it can erase; the subscribed one is told with each subscription.
+    fn acknowledge(&mut self, core: &mut Core, now: Now, index: usize) {
+        let purpose = self.purpose(Task::Ack(index));
+        let subscribed = index == self.subscribed;
+        let Some(queue) = self.queues.get_mut(index).filter(|q| q.works() && q.ack.is_none()) else { return };
+        let behind = queue.cursor - queue.acked;
+        if behind >= u64::from(POLL_AFTER_BOXES) || (behind > 0 && !subscribed && queue.fetch.is_none()) {
+            let command = Command::Ack { reader: queue.reader.duplicate(), up_to: queue.cursor };
+            queue.acked = queue.cursor;
+            queue.ack = Some(core.request(now, queue.relay, command, purpose));
+        }
+    }
+
+    /// Asks for a message that others have overtaken.
+    fn close_gap(&mut self, core: &mut Core, now: Now) {
+        if self.reorder.is_empty() {
+            self.gap = None;
+            return;
+        }
+        let (due, tries) = *self.gap.get_or_insert((now.mono + GAP_WAIT, 0));
+        if due > now.mono {
+            return;
+        }
+        self.gap = Some((now.mono + GAP_WAIT * (tries + 2).min(8), tries.saturating_add(1)));
+        for index in 0..self.queues.len() {
+            let Some(queue) = self.queues.get_mut(index) else { continue };
+            queue.walk = true;
+            let after = queue.base(0);
+            self.fetch(core, now, index, after);
+            self.fetch_holes(core, now, index);
+        }
+    }
+
+    /// Asks for what was passed over, side by side: one lost answer then holds up one message only.
+    fn fetch_holes(&mut self, core: &mut Core, now: Now, index: usize) {
+        let contact = self.contact;
+        let Some(queue) = self.queues.get_mut(index).filter(|q| q.works()) else { return };
+        let last = queue.seen.last_key_value().map_or(queue.cursor, |(s, _)| *s);
+        for hole in (queue.base(0) + 1..last).filter(|s| !queue.seen.contains_key(s)) {
+            if queue.holes.len() >= MAX_HOLES {
+                return;
+            }
+            if queue.holes.insert(hole) {
+                let command = Command::Fetch { reader: queue.reader.duplicate(), after: hole - 1 };
+                core.request(now, queue.relay, command, Purpose::Contact(contact, Task::Hole(index, hole)));
+            }
+        }
+    }
+
+    /// A number that was passed over has come, or isn't there.
+    pub(crate) fn hole_fetched(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        index: usize,
+        hole: u64,
+        body: Body,
+    ) -> Option<Said> {
+        self.queues.get_mut(index)?.holes.remove(&hole);
+        match body {
+            Body::Message { sequence, body, .. } => self.take(core, now, index, sequence, &body).1,
+            Body::Refused(code) => {
+                self.refused(core, now, index, code);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// A `fetch` was answered.
+    pub(crate) fn fetched(&mut self, core: &mut Core, now: Now, index: usize, body: Body) -> Option<Said> {
+        let subscribed = index == self.subscribed;
+        let queue = self.queues.get_mut(index)?;
+        (queue.fetch, queue.silent) = (None, 0);
+        let (sequence, left, sealed) = match body {
+            Body::Message { sequence, left, body } => (sequence, left, body),
+            Body::Empty => {
+                queue.walk = false;
+                queue.idle = queue.idle.saturating_add(1);
+                self.plan_poll(core, now, index);
+                return None;
+            }
+            Body::Refused(code) => {
+                self.refused(core, now, index, code);
+                return None;
+            }
+            _ => {
+                self.plan_poll(core, now, index);
+                return None;
+            }
+        };
+        let new = sequence > queue.cursor && !queue.seen.contains_key(&sequence);
+        if subscribed && new && !queue.blocks.is_empty() && queue.awaited_push.is_none() {
+            queue.awaited_push = Some((sequence, now.mono + PUSH_WAIT));
+        }
+        let (number, said) = self.take(core, now, index, sequence, &sealed);
+        let delivered = self.delivered;
+        let queue = self.queues.get_mut(index)?;
+        if left == 0 {
+            queue.walk = false;
+            self.plan_poll(core, now, index);
+        } else {
+            // A copy of what the other queue has brought: the ones up to the newest are likely so too.
+            let known = number.is_some_and(|n| n <= delivered);
+            let skip = !subscribed && !queue.walk && known && self.introduced;
+            let queue = self.queues.get_mut(index)?;
+            let after = if skip { sequence + u64::from(left) - 1 } else { queue.base(sequence) };
+            self.fetch(core, now, index, after.max(sequence));
+        }
+        said
+    }
+
+    /// A queue has sent a message by a reply block.
+    pub(crate) fn pushed(&mut self, core: &mut Core, now: Now, index: usize, surb: SurbId, body: Body) -> Option<Said> {
+        let queue = self.queues.get_mut(index)?;
+        queue.blocks.retain(|b| *b != surb);
+        match body {
+            Body::Message { sequence, body, .. } => {
+                if queue.awaited_push.is_some_and(|(s, _)| s <= sequence) {
+                    queue.awaited_push = None;
+                }
+                queue.idle = 0;
+                self.boxes_since_poll = self.boxes_since_poll.saturating_add(1);
+                let (_, said) = self.take(core, now, index, sequence, &body);
+                if self.boxes_since_poll >= POLL_AFTER_BOXES {
+                    self.boxes_since_poll = 0;
+                    self.poll_others(core, now);
+                }
+                said
+            }
+            Body::Refused(code) => {
+                self.refused(core, now, index, code);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Polls the queues that aren't subscribed to soon.
+    fn poll_others(&mut self, core: &mut Core, now: Now) {
+        let soon = now.mono + core.around(GAP_WAIT);
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            if index != self.subscribed {
+                queue.next_poll = queue.next_poll.min(soon);
+            }
+        }
+    }
+
+    /// Sets the time of a queue's next poll.
+    fn plan_poll(&mut self, core: &mut Core, now: Now, index: usize) {
+        let active = now.mono < self.active_until;
+        let subscribed = index == self.subscribed;
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        let mean = match (subscribed, active) {
+            (true, true) => HEARTBEAT,
+            (false, true) => SLOW_POLL,
+            (_, false) => (HEARTBEAT * (1 << queue.idle.min(4))).min(MAX_HEARTBEAT),
+        };
+        queue.next_poll = now.mono + core.around(mean);
+    }
+
+    /// Takes a box in. Returns the number of the message in it (0 for none; nothing if it stays at the relay).
+    fn take(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        index: usize,
+        sequence: u64,
+        sealed: &[u8],
+    ) -> (Option<u64>, Option<Said>) {
+        let Some(queue) = self.queues.get_mut(index) else { return (None, None) };
+        if sequence <= queue.cursor {
+            return (Some(0), None);
+        }
+        if let Some(number) = queue.seen.get(&sequence) {
+            return (Some(*number), None);
+        }
+        let opened = queue.seal.open(sealed).ok().and_then(|c| Content::decode(&c).ok());
+        self.active_until = now.mono + HEARTBEAT * 5;
+        let (mut number, mut said) = (0, None);
+        if let Some(content) = opened {
+            if core.view.as_ref().is_some_and(|v| v.contradicts(content.epoch, &content.consensus)) {
+                core.emit(ClientEvent::Warning(Warning::Fork { contact: self.contact }));
+            }
+            match content.kind {
+                Kind::Message { number: n, .. } if n > self.delivered + REORDER_WINDOW => return (None, None),
+                Kind::Message { number: n, expires, body } => {
+                    number = n;
+                    if n > self.delivered {
+                        self.reorder.entry(n).or_insert(Waiting { expires, body });
+                    }
+                }
+                Kind::Receipt { up_to } => said = Some(Said::Receipt(up_to)),
+                Kind::Queues(list) => said = Some(Said::Queues(list)),
+                _ => {}
+            }
+        }
+        if let Some(queue) = self.queues.get_mut(index) {
+            queue.seen.insert(sequence, number);
+        }
+        self.introduced |= matches!(said, Some(Said::Queues(_)));
+        self.hand_on(core, now);
+        (Some(number), said)
+    }
+
+    /// Emits what is in order.
+    fn hand_on(&mut self, core: &mut Core, now: Now) {
+        let before = self.delivered;
+        while let Some(waiting) = self.reorder.remove(&(self.delivered + 1)) {
+            self.delivered += 1;
+            if waiting.expires > now.wall {
+                let (contact, number) = (self.contact, self.delivered);
+                core.emit(ClientEvent::Message { contact, number, body: waiting.body });
+            }
+        }
+        if self.delivered > before {
+            self.gap = None;
+            let earliest = self.receipt_sent.map_or(now.mono, |at| at + RECEIPT_SPAN);
+            let due = earliest.max(now.mono);
+            self.receipt_due = self.receipt_due.or(Some(due));
+        }
+        let (delivered, introduced) = (self.delivered, self.introduced);
+        self.queues.iter_mut().for_each(|q| q.settle(delivered, introduced));
+    }
+
+    /// A relay refused to read a queue of ours.
+    fn refused(&mut self, core: &mut Core, now: Now, index: usize, code: u8) {
+        if !matches!(code, code::BAD_CAPABILITY | code::GONE | code::EXPIRED) {
+            return self.plan_poll(core, now, index);
+        }
+        let Some(queue) = self.queues.get_mut(index).filter(|q| !q.lost) else { return };
+        queue.lost = true;
+        let left = self.queues.iter().filter(|q| !q.lost).count();
+        let warning = Warning::QueueLost { contact: self.contact, direction: Direction::Incoming, left };
+        core.emit(ClientEvent::Warning(warning));
+        if index == self.subscribed {
+            self.swap(now);
+        }
+    }
+
+    /// A poll was not answered in time.
+    pub(crate) fn fetch_timed_out(&mut self, core: &mut Core, now: Now, index: usize) {
+        let subscribed = index == self.subscribed;
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        queue.silent = queue.silent.saturating_add(1);
+        if subscribed && queue.silent >= SWAP_AFTER {
+            self.swap(now);
+        }
+        if subscribed {
+            self.poll_others(core, now);
+        }
+    }
+
+    /// Subscribes to another queue.
+    fn swap(&mut self, now: Now) {
+        let n = self.queues.len().max(1);
+        let next = (1..n).map(|k| (self.subscribed + k) % n);
+        let works = |i: &usize| self.queues.get(*i).is_some_and(|q| q.works() && q.silent < SWAP_AFTER);
+        let Some(next) = next.into_iter().find(works) else { return };
+        self.subscribed = next;
+        for queue in &mut self.queues {
+            queue.blocks.clear();
+            queue.awaited_push = None;
+        }
+        if let Some(queue) = self.queues.get_mut(next) {
+            (queue.walk, queue.renew_at, queue.next_poll) = (true, now.mono, now.mono);
+        }
+    }
+
+    /// An `ack` was answered.
+    pub(crate) fn acked(&mut self, index: usize) {
+        if let Some(queue) = self.queues.get_mut(index) {
+            queue.ack = None;
+        }
+    }
+
+    /// A relay's store is another than before: what it was told to erase may be there again.
+    pub(crate) fn restored(&mut self, relay: RelayId, now: Now) {
+        for queue in self.queues.iter_mut().filter(|q| q.relay == relay) {
+            (queue.acked, queue.next_poll) = (0, now.mono);
+            queue.blocks.clear();
+        }
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self, reading: bool) -> Option<Mono> {
+        let mut due = self.receipt_due;
+        if reading {
+            due = earlier(due, self.gap.map(|(at, _)| at));
+            for (index, queue) in self.queues.iter().enumerate().filter(|(_, q)| q.works()) {
+                if queue.fetch.is_none() {
+                    due = earlier(due, Some(queue.next_poll));
+                }
+                if index == self.subscribed {
+                    let renew = (queue.blocks.len() < KEEP_BLOCKS).then_some(queue.renew_at);
+                    due = earlier(due, earlier(renew, queue.awaited_push.map(|(_, by)| by)));
+                }
+            }
+        }
+        due
+    }
+}

@@ -1,0 +1,386 @@
+//! The queues that we write to. Each message goes to all of them, sealed for each, under each one's own numbers.
+//!
+//! A sealed box is kept and sent again byte for byte until the relay says that it is on disk, for the relay takes one
+//! number for one content only. A message is kept until the contact's receipt.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use posta_protocol::answer::Body;
+use posta_protocol::command::{Command, WriterCapability};
+use posta_protocol::end_to_end::{Content, EndToEnd, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
+use posta_protocol::ids::RelayId;
+use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::params::SEQUENCE_WINDOW;
+use posta_protocol::registry::answer as code;
+
+use super::core::Core;
+use super::event::{ClientEvent, ContactId, Direction, Failure, MessageId, MessageState, SendError, Warning};
+use super::request::{Purpose, RequestId, Task};
+
+/// Messages to one contact that are not delivered yet, at most; beyond, [`SendError::OutboxFull`].
+pub const OUTBOX: usize = 256;
+/// Boxes of one queue that its relay has not confirmed, at most. Well within the relay's window, in which it still
+/// tells numbers apart.
+pub const SEND_WINDOW: u64 = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The invited capability is to be replaced by ours.
+    Invited,
+    /// It is ours to write to.
+    Secured,
+    /// Gone.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Message(u64),
+    Receipt,
+    Introduction,
+}
+
+/// A sealed box that has its number.
+struct Sealed {
+    what: What,
+    bytes: Box<[u8]>,
+    confirmed: bool,
+    request: Option<RequestId>,
+}
+
+/// One queue that we write to.
+struct OutQueue {
+    relay: RelayId,
+    invited: WriterCapability,
+    writer: WriterCapability,
+    seal: Box<dyn EndToEnd>,
+    state: State,
+    /// Whether `secure` was sent a second time, after the queue had refused us.
+    secured_again: bool,
+    secure: Option<RequestId>,
+    next_sequence: u64,
+    boxes: BTreeMap<u64, Sealed>,
+    /// Messages that have no number here yet.
+    waiting: VecDeque<u64>,
+    receipt: bool,
+    introduce: bool,
+}
+
+struct Message {
+    expires: Wall,
+    body: Vec<u8>,
+    stored: usize,
+    failed: bool,
+}
+
+/// One direction of a contact: from us.
+pub(crate) struct Outgoing {
+    contact: ContactId,
+    queues: Vec<OutQueue>,
+    next_number: u64,
+    messages: BTreeMap<u64, Message>,
+    delivered: u64,
+    /// What the next receipt says.
+    receipt: u64,
+    /// Where the contact can write, to be said first.
+    introduction: Vec<QueueAddress>,
+}
+
+/// What came of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing to speak of.
+    Nothing,
+    /// The introduction is on a relay's disk.
+    Introduced,
+    /// Someone else writes to this queue.
+    Taken,
+}
+
+impl Outgoing {
+    pub(crate) fn new(contact: ContactId) -> Self {
+        Self {
+            contact,
+            queues: Vec::new(),
+            next_number: 1,
+            messages: BTreeMap::new(),
+            delivered: 0,
+            receipt: 0,
+            introduction: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        !self.queues.is_empty()
+    }
+
+    pub(crate) fn relays(&self) -> Vec<RelayId> {
+        self.queues.iter().map(|q| q.relay).collect()
+    }
+
+    /// Takes the contact's queues over: makes them ours first.
+    pub(crate) fn open(&mut self, core: &mut Core, now: Now, addresses: Vec<QueueAddress>) {
+        for address in addresses {
+            self.queues.push(OutQueue {
+                relay: address.relay,
+                invited: WriterCapability::new(address.invited),
+                writer: WriterCapability::random(&mut core.rng),
+                seal: Box::new(QueueKey::new(&address.key)),
+                state: State::Invited,
+                secured_again: false,
+                secure: None,
+                next_sequence: 1,
+                boxes: BTreeMap::new(),
+                waiting: VecDeque::new(),
+                receipt: false,
+                introduce: false,
+            });
+            self.secure(core, now, self.queues.len() - 1);
+        }
+    }
+
+    /// Says in every queue where the contact can write, before anything else.
+    pub(crate) fn introduce(&mut self, core: &mut Core, now: Now, addresses: Vec<QueueAddress>) {
+        self.introduction = addresses;
+        self.queues.iter_mut().for_each(|q| q.introduce = true);
+        self.fill(core, now);
+    }
+
+    fn purpose(&self, task: Task) -> Purpose {
+        Purpose::Contact(self.contact, task)
+    }
+
+    fn secure(&mut self, core: &mut Core, now: Now, index: usize) {
+        let purpose = self.purpose(Task::Secure(index));
+        let Some(queue) = self.queues.get_mut(index).filter(|q| q.secure.is_none()) else { return };
+        queue.state = State::Invited;
+        let command = Command::Secure { invited: queue.invited.duplicate(), writer: queue.writer.id() };
+        queue.secure = Some(core.request(now, queue.relay, command, purpose));
+    }
+
+    /// A relay answered to `secure`.
+    pub(crate) fn secured(&mut self, core: &mut Core, now: Now, index: usize, body: &Body) -> Progress {
+        let Some(queue) = self.queues.get_mut(index) else { return Progress::Nothing };
+        queue.secure = None;
+        if *body != Body::Ok {
+            self.lose(core, index);
+            return if *body == Body::Refused(code::TAKEN) { Progress::Taken } else { Progress::Nothing };
+        }
+        queue.state = State::Secured;
+        // After a restore: what was not delivered may be gone from the relay.
+        for sequence in queue.boxes.keys().copied().collect::<Vec<_>>() {
+            self.put(core, now, index, sequence);
+        }
+        self.fill(core, now);
+        Progress::Nothing
+    }
+
+    /// Takes a message to be sent.
+    pub(crate) fn send(&mut self, core: &mut Core, now: Now, body: Vec<u8>) -> Result<MessageId, SendError> {
+        if body.len() > MAX_MESSAGE_LEN {
+            return Err(SendError::TooLong { got: body.len(), max: MAX_MESSAGE_LEN });
+        }
+        if self.messages.len() >= OUTBOX {
+            return Err(SendError::OutboxFull);
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let expires = now.wall + core.options.expiry;
+        self.messages.insert(number, Message { expires, body, stored: 0, failed: false });
+        self.queues.iter_mut().filter(|q| q.state != State::Lost).for_each(|q| q.waiting.push_back(number));
+        self.fill(core, now);
+        Ok(MessageId(number))
+    }
+
+    /// Tells the contact what has come, in every queue; a receipt that still waits is replaced.
+    pub(crate) fn acknowledge(&mut self, core: &mut Core, now: Now, up_to: u64) {
+        self.receipt = up_to;
+        self.queues.iter_mut().filter(|q| q.state != State::Lost).for_each(|q| q.receipt = true);
+        self.fill(core, now);
+    }
+
+    /// Gives numbers to what waits, as far as the windows permit.
+    fn fill(&mut self, core: &mut Core, now: Now) {
+        for index in 0..self.queues.len() {
+            while let Some(what) = self.next_box(index) {
+                let kind = match what {
+                    What::Introduction => Kind::Queues(self.introduction.iter().map(copy).collect()),
+                    What::Receipt => Kind::Receipt { up_to: self.receipt },
+                    What::Message(number) => {
+                        let Some(m) = self.messages.get(&number) else { continue };
+                        Kind::Message { number, expires: m.expires, body: m.body.clone() }
+                    }
+                };
+                let (epoch, consensus) = core.vouched();
+                let content = Content { epoch, consensus, kind }.encode();
+                let Some(queue) = self.queues.get_mut(index) else { return };
+                // Its length was checked when it was taken.
+                let Ok(bytes) = queue.seal.seal(&content, &mut core.rng) else { continue };
+                let sequence = queue.next_sequence;
+                queue.next_sequence += 1;
+                queue.boxes.insert(sequence, Sealed { what, bytes, confirmed: false, request: None });
+                self.put(core, now, index, sequence);
+            }
+        }
+    }
+
+    /// What a queue is to be given next, if it may.
+    fn next_box(&mut self, index: usize) -> Option<What> {
+        let queue = self.queues.get_mut(index).filter(|q| q.state == State::Secured)?;
+        let oldest = queue.boxes.iter().find(|(_, b)| !b.confirmed).map_or(queue.next_sequence, |(s, _)| *s);
+        if queue.next_sequence >= oldest + SEND_WINDOW {
+            return None;
+        }
+        if std::mem::take(&mut queue.introduce) {
+            return Some(What::Introduction);
+        }
+        if std::mem::take(&mut queue.receipt) {
+            return Some(What::Receipt);
+        }
+        queue.waiting.pop_front().map(What::Message)
+    }
+
+    /// Sends a box until it is confirmed.
+    fn put(&mut self, core: &mut Core, now: Now, index: usize, sequence: u64) {
+        let purpose = self.purpose(Task::Send(index, sequence));
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        let Some(sealed) = queue.boxes.get_mut(&sequence).filter(|b| !b.confirmed && b.request.is_none()) else {
+            return;
+        };
+        let command = Command::Send { writer: queue.writer.duplicate(), sequence, body: sealed.bytes.clone() };
+        sealed.request = Some(core.request(now, queue.relay, command, purpose));
+    }
+
+    /// A relay answered to `send`.
+    pub(crate) fn sent(&mut self, core: &mut Core, now: Now, index: usize, sequence: u64, body: &Body) -> Progress {
+        let Some(queue) = self.queues.get_mut(index) else { return Progress::Nothing };
+        let Some(sealed) = queue.boxes.get_mut(&sequence) else { return Progress::Nothing };
+        sealed.request = None;
+        // The reader has acknowledged a later number: it has this message from another queue and wants no copy of it.
+        // Nothing more is to be done here, and nothing was stored.
+        let passed_over = *body == Body::Refused(code::OUT_OF_WINDOW);
+        if *body != Body::Ok && !passed_over {
+            if *body == Body::Refused(code::BAD_CAPABILITY) && !std::mem::replace(&mut queue.secured_again, true) {
+                self.secure(core, now, index);
+            } else if queue.state == State::Secured {
+                self.lose(core, index);
+            }
+            return Progress::Nothing;
+        }
+        sealed.confirmed = true;
+        queue.secured_again = false;
+        let what = sealed.what;
+        self.forget_done(index);
+        if let What::Message(number) = what
+            && !passed_over
+        {
+            let n = self.queues.len();
+            if let Some(message) = self.messages.get_mut(&number) {
+                message.stored += 1;
+                if !message.failed {
+                    let state = MessageState::Stored { k: message.stored, n };
+                    core.emit(ClientEvent::State { contact: self.contact, message: MessageId(number), state });
+                }
+            }
+        }
+        self.fill(core, now);
+        if what == What::Introduction { Progress::Introduced } else { Progress::Nothing }
+    }
+
+    /// Forgets boxes that are confirmed and won't be needed after a restore either.
+    fn forget_done(&mut self, index: usize) {
+        let delivered = self.delivered;
+        if let Some(queue) = self.queues.get_mut(index) {
+            queue.boxes.retain(|_, b| match b.what {
+                What::Message(number) => !b.confirmed || number > delivered,
+                What::Receipt => !b.confirmed,
+                // Kept until the contact has shown that it knows where to write.
+                What::Introduction => !b.confirmed || delivered == 0,
+            });
+        }
+    }
+
+    /// The contact has everything up to a number.
+    pub(crate) fn receipt(&mut self, core: &mut Core, now: Now, up_to: u64) {
+        let up_to = up_to.min(self.next_number - 1);
+        while self.delivered < up_to {
+            self.delivered += 1;
+            if let Some(message) = self.messages.remove(&self.delivered)
+                && !message.failed
+            {
+                let (contact, message) = (self.contact, MessageId(self.delivered));
+                core.emit(ClientEvent::State { contact, message, state: MessageState::Delivered });
+            }
+        }
+        let delivered = self.delivered;
+        for index in 0..self.queues.len() {
+            if let Some(queue) = self.queues.get_mut(index) {
+                queue.waiting.retain(|n| *n > delivered);
+            }
+            self.forget_done(index);
+        }
+        self.fill(core, now);
+    }
+
+    /// A relay's store is another than before: everything undelivered is put there again.
+    pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
+        for index in 0..self.queues.len() {
+            let Some(queue) = self.queues.get_mut(index).filter(|q| q.relay == relay && q.state == State::Secured)
+            else {
+                continue;
+            };
+            for sealed in queue.boxes.values_mut() {
+                if std::mem::take(&mut sealed.confirmed)
+                    && let What::Message(number) = sealed.what
+                    && let Some(message) = self.messages.get_mut(&number)
+                {
+                    message.stored = message.stored.saturating_sub(1);
+                }
+            }
+            self.secure(core, now, index);
+        }
+    }
+
+    fn lose(&mut self, core: &mut Core, index: usize) {
+        let Some(queue) = self.queues.get_mut(index).filter(|q| q.state != State::Lost) else { return };
+        queue.state = State::Lost;
+        let requests = queue.boxes.values_mut().filter_map(|b| b.request.take()).chain(queue.secure.take());
+        requests.for_each(|id| core.requests.cancel(id));
+        queue.boxes.clear();
+        queue.waiting.clear();
+        let left = self.queues.iter().filter(|q| q.state != State::Lost).count();
+        let warning = Warning::QueueLost { contact: self.contact, direction: Direction::Outgoing, left };
+        core.emit(ClientEvent::Warning(warning));
+    }
+
+    /// Gives everything up.
+    pub(crate) fn abandon(&mut self, core: &mut Core) {
+        for queue in &mut self.queues {
+            let requests = queue.boxes.values_mut().filter_map(|b| b.request.take()).chain(queue.secure.take());
+            requests.for_each(|id| core.requests.cancel(id));
+        }
+        self.queues.clear();
+    }
+
+    /// Messages whose time is over have failed. They are still sent: the receiver counts them, and drops them unread.
+    pub(crate) fn expire(&mut self, core: &mut Core, now: Now) {
+        let contact = self.contact;
+        for (number, message) in self.messages.iter_mut().filter(|(_, m)| !m.failed && m.expires <= now.wall) {
+            message.failed = true;
+            let state = MessageState::Failed { reason: Failure::Expired };
+            core.emit(ClientEvent::State { contact, message: MessageId(*number), state });
+        }
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self, now: Now) -> Option<Mono> {
+        let next = self.messages.values().filter(|m| !m.failed).map(|m| m.expires).min()?;
+        Some(now.mono + next.since(now.wall))
+    }
+}
+
+fn copy(address: &QueueAddress) -> QueueAddress {
+    QueueAddress { relay: address.relay, invited: address.invited.duplicate(), key: address.key.duplicate() }
+}
+
+const _: () = assert!(SEND_WINDOW < SEQUENCE_WINDOW);

@@ -1,0 +1,538 @@
+//! A network in one process under virtual time: real keys, real packets, real peeling; queues in a map.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_client::session::Session;
+use posta_client::session::event::{Action, ClientEvent, Event, Options};
+use posta_protocol::answer::{Answer, Body};
+use posta_protocol::command::{Command, Envelope};
+use posta_protocol::crypto::signature::SignKey;
+use posta_protocol::crypto::xwing::KemSecretKey;
+use posta_protocol::crypto::{self, context};
+use posta_protocol::document::{
+    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
+    MixKeys, Params, Position, Purpose, RelayEntry, Roles, UnverifiedConsensus,
+};
+use posta_protocol::frame::Delivery;
+use posta_protocol::geometry::Geometry;
+use posta_protocol::ids::{
+    AuthorityId, BlobId, Epoch, Hash, InboxId, Incarnation, KeyEpoch, LinkPublicKey, OperatorId, QueueId, RelayId,
+    SigningPublicKey, WriterId,
+};
+use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::onion::reply::ReplyBlock;
+use posta_protocol::onion::{KeyRing, Next, peel};
+use posta_protocol::packet::Packet;
+use posta_protocol::registry::{answer as code, parameter};
+use posta_protocol::secret::Secret;
+use rand::RngExt;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+pub(crate) const START: Wall = Wall(1_700_000_000_000);
+const GEOMETRY: Geometry = Geometry::DEFAULT;
+const HOP: Duration = Duration::from_millis(1);
+/// Clients from this number on are elsewhere.
+pub(crate) const ELSEWHERE: usize = 1000;
+const RESEND: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+struct Queue {
+    writer: Option<WriterId>,
+    invited: Option<WriterId>,
+    messages: BTreeMap<u64, Box<[u8]>>,
+    accepted: BTreeSet<u64>,
+    pushed: BTreeMap<u64, Mono>,
+    blocks: VecDeque<ReplyBlock>,
+}
+
+struct Blob {
+    put: WriterId,
+    body: Box<[u8]>,
+    reader: Option<Secret<32>>,
+    deleted: bool,
+}
+
+pub(crate) struct Relay {
+    pub(crate) id: RelayId,
+    pub(crate) alive: bool,
+    pub(crate) incarnation: u8,
+    rings: BTreeMap<KeyEpoch, KeyRing>,
+    queues: BTreeMap<QueueId, Queue>,
+    blobs: BTreeMap<BlobId, Blob>,
+    /// Packets peeled here.
+    pub(crate) carried: u64,
+}
+
+pub(crate) struct Client {
+    pub(crate) session: Session,
+    pub(crate) events: Vec<(Mono, ClientEvent)>,
+    pub(crate) entries: BTreeSet<RelayId>,
+    timer: Option<Mono>,
+}
+
+enum Happening {
+    ToClient(usize, Event),
+    ToRelay(usize, Packet),
+}
+
+pub(crate) struct World {
+    pub(crate) now: Now,
+    pub(crate) relays: Vec<Relay>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) loss: f64,
+    mixes: usize,
+    edges: usize,
+    key_epoch: Duration,
+    pub(crate) rng: ChaCha20Rng,
+    agenda: BTreeMap<(Mono, u64), Happening>,
+    order: u64,
+    inboxes: BTreeMap<InboxId, (usize, usize)>,
+    /// Clients that are elsewhere: packets for their inboxes, and who each inbox belongs to.
+    pub(crate) elsewhere: Vec<(usize, Packet)>,
+    /// Where relays can be reached, and their link keys, if they can be.
+    pub(crate) addresses: BTreeMap<usize, (SocketAddr, LinkPublicKey)>,
+}
+
+fn sign_key(seed: u8) -> SignKey {
+    SignKey::from_seed(&Secret::new([seed; 32]))
+}
+
+fn kem(relay: RelayId, epoch: KeyEpoch) -> KemSecretKey {
+    let mut material = relay.0.to_vec();
+    material.extend_from_slice(&epoch.0.to_le_bytes());
+    KemSecretKey::from_seed(&crypto::derive(context::LAYERS, &material)).unwrap()
+}
+
+/// The one authority that signs.
+pub(crate) fn authorities(addresses: Vec<SocketAddr>, link_key: LinkPublicKey) -> Authorities {
+    let id = AuthorityId(sign_key(1).public());
+    Authorities::new(vec![Authority { id, link_key, addresses }]).unwrap()
+}
+
+impl World {
+    /// `edges` edges and `mixes` mixes, half in each layer; another assignment in every second key epoch.
+    pub(crate) fn new(seed: u64, edges: usize, mixes: usize, key_epoch: Duration) -> Self {
+        let relay = |n: usize| Relay {
+            id: RelayId(crypto::hash(context::VOTE, &(n as u64 + 1000 * (seed % 7)).to_le_bytes()).0),
+            alive: true,
+            incarnation: 1,
+            rings: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            blobs: BTreeMap::new(),
+            carried: 0,
+        };
+        Self {
+            now: Now { mono: Mono(1_000_000), wall: START },
+            relays: (0..edges + mixes).map(relay).collect(),
+            clients: Vec::new(),
+            loss: 0.0,
+            mixes,
+            edges,
+            key_epoch,
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            agenda: BTreeMap::new(),
+            order: 0,
+            inboxes: BTreeMap::new(),
+            elsewhere: Vec::new(),
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn add_client(&mut self, options: Options) -> usize {
+        let rng = ChaCha20Rng::seed_from_u64(self.rng.random());
+        let session = Session::new(options, Box::new(rng));
+        self.clients.push(Client { session, events: Vec::new(), entries: BTreeSet::new(), timer: None });
+        let client = self.clients.len() - 1;
+        self.act(client);
+        client
+    }
+
+    fn epoch(&self) -> KeyEpoch {
+        KeyEpoch(self.now.wall.0 / self.key_epoch.as_millis() as u64)
+    }
+
+    fn position(&self, relay: usize, epoch: KeyEpoch) -> Position {
+        match relay.checked_sub(self.edges) {
+            None => Position::Edge,
+            Some(mix) if (mix as u64 + epoch.0).is_multiple_of(2) => Position::Mix1,
+            Some(_) => Position::Mix2,
+        }
+    }
+
+    /// The documents as of now.
+    pub(crate) fn documents(&self) -> (Arc<Consensus>, Vec<Arc<MixKeys>>) {
+        let (bytes, parts) = self.signed();
+        let authorities = authorities(vec!["127.0.0.1:1".parse().unwrap()], LinkPublicKey([0; 32]));
+        let consensus = UnverifiedConsensus::decode(&bytes).unwrap().verify_signatures(&authorities).unwrap();
+        (Arc::new(consensus), parts)
+    }
+
+    /// The documents' bytes, as an authority gives them out.
+    pub(crate) fn signed(&self) -> (Vec<u8>, Vec<Arc<MixKeys>>) {
+        let epochs: Vec<KeyEpoch> = (0..3).map(|k| KeyEpoch(self.epoch().0 + k)).collect();
+        let mut entries: Vec<RelayEntry> = Vec::new();
+        for (n, relay) in self.relays.iter().enumerate() {
+            let address = |port| vec![format!("127.0.{n}.1:{port}").parse().unwrap()];
+            entries.push(RelayEntry {
+                id: relay.id,
+                link_key: self.addresses.get(&n).map_or(LinkPublicKey(relay.id.0), |(_, key)| *key),
+                link_addresses: address(1),
+                client_addresses: self.addresses.get(&n).map_or_else(|| address(2), |(at, _)| vec![*at]),
+                roles: if n < self.edges { Roles::EDGE } else { Roles::MIX },
+                family: None,
+                operator: OperatorId([n as u8; 16]),
+                capacity: 1,
+                layers: epochs.iter().map(|e| Some(self.position(n, *e))).collect(),
+            });
+        }
+        entries.sort_by_key(|e| e.id);
+        let mut parts = Vec::new();
+        let mut bound = Vec::new();
+        for epoch in &epochs {
+            let keys = entries.iter().map(|e| (e.id, kem(e.id, *epoch).public().clone())).collect();
+            let part = MixKeys { key_epoch: *epoch, keys };
+            bound.push(KeyEpochPart { epoch: *epoch, mix_keys: MixKeys::hash(&part.encode()) });
+            parts.push(Arc::new(part));
+        }
+        let mut params = Params::default();
+        params.set(parameter::KEY_EPOCH_MS, self.key_epoch.as_millis() as u64);
+        let body = ConsensusBody {
+            geometry: GEOMETRY,
+            epoch: Epoch(self.epoch().0),
+            valid_after: self.now.wall,
+            fresh_until: self.now.wall + self.key_epoch,
+            valid_until: self.now.wall + self.key_epoch * 3,
+            previous: Hash([0; 32]),
+            shared_random: [0; 32],
+            params,
+            key_epochs: bound,
+            relays: entries,
+            extensions: Extensions::default(),
+        };
+        let (identity, signing) = (sign_key(1), sign_key(2));
+        let year = Duration::from_secs(365 * 24 * 3600);
+        let certificate = Certificate::issue(
+            &identity,
+            Purpose::Authority,
+            SigningPublicKey(signing.public()),
+            self.now.wall - year,
+            self.now.wall + year,
+        );
+        let encoded = body.encode();
+        let signature = ConsensusSignature::sign(&body.header(&encoded), certificate, &signing);
+        (Consensus::assemble(&encoded, &[signature]), parts)
+    }
+
+    pub(crate) fn index(&self, relay: &RelayId) -> usize {
+        self.relays.iter().position(|r| r.id == *relay).unwrap()
+    }
+
+    /// Relays that hold a queue or a blob.
+    pub(crate) fn holders(&self) -> Vec<usize> {
+        (0..self.edges).filter(|i| !self.relays[*i].queues.is_empty()).collect()
+    }
+
+    pub(crate) fn mix_range(&self) -> std::ops::Range<usize> {
+        self.edges..self.edges + self.mixes
+    }
+
+    fn schedule(&mut self, after: Duration, happening: Happening) {
+        self.order += 1;
+        self.agenda.insert((self.now.mono + after, self.order), happening);
+    }
+
+    /// Runs one call of a session.
+    pub(crate) fn with<T>(&mut self, client: usize, call: impl FnOnce(&mut Session, Now) -> T) -> T {
+        let result = call(&mut self.clients[client].session, self.now);
+        self.act(client);
+        result
+    }
+
+    fn act(&mut self, client: usize) {
+        while let Some(action) = self.clients[client].session.poll() {
+            match action {
+                Action::Connect { entry } => {
+                    self.clients[client].entries.insert(entry);
+                    // A dead relay says nothing at all.
+                    if self.relays[self.index(&entry)].alive {
+                        self.schedule(HOP * 2, Happening::ToClient(client, Event::LinkUp { entry }));
+                    }
+                }
+                Action::Disconnect { .. } => {}
+                Action::Attach { entry, secret } => {
+                    let inbox = InboxId(crypto::hash(context::INBOX, secret.expose()).0);
+                    let relay = self.index(&entry);
+                    if self.relays[relay].alive {
+                        self.inboxes.insert(inbox, (client, relay));
+                        self.schedule(HOP * 2, Happening::ToClient(client, Event::Attached { inbox }));
+                    }
+                }
+                Action::Send { entry, packet } => {
+                    let relay = self.index(&entry);
+                    self.schedule(HOP, Happening::ToRelay(relay, packet));
+                }
+                Action::Emit(event) => {
+                    let mono = self.now.mono;
+                    self.clients[client].events.push((mono, event));
+                }
+                Action::FetchNetwork => {
+                    let (consensus, mix_keys) = self.documents();
+                    let event = Event::Network { consensus, mix_keys };
+                    self.schedule(HOP * 4, Happening::ToClient(client, event));
+                }
+            }
+        }
+        self.clients[client].timer = self.clients[client].session.poll_timeout();
+    }
+
+    /// Runs until `done` or for `limit`; whether it was done.
+    pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.now.mono + limit;
+        while !done(self) {
+            let agenda = self.agenda.keys().next().map(|(at, _)| *at);
+            let timer = self.clients.iter().enumerate().filter_map(|(i, c)| Some((c.timer?, i))).min();
+            let next = match (agenda, timer) {
+                (Some(a), Some((t, _))) => a.min(t),
+                (Some(a), None) => a,
+                (None, Some((t, _))) => t,
+                (None, None) => return false,
+            };
+            if next > end {
+                self.advance(end);
+                return done(self);
+            }
+            self.advance(next);
+            if agenda == Some(next) {
+                let Some((_, happening)) = self.agenda.pop_first() else { continue };
+                match happening {
+                    Happening::ToClient(client, event) => self.with(client, |s, now| s.handle(now, event)),
+                    Happening::ToRelay(relay, packet) => self.relay_gets(relay, packet),
+                }
+            } else if let Some((_, client)) = timer {
+                self.with(client, |s, now| s.handle(now, Event::Tick));
+            }
+        }
+        true
+    }
+
+    fn advance(&mut self, to: Mono) {
+        self.now = self.now + to.since(self.now.mono);
+    }
+
+    fn relay_gets(&mut self, index: usize, mut packet: Packet) {
+        let lost = self.rng.random_bool(self.loss / 4.0);
+        if !self.relays[index].alive || lost {
+            return;
+        }
+        let epoch = self.epoch();
+        let relay = &mut self.relays[index];
+        relay.carried += 1;
+        let id = relay.id;
+        let ring =
+            relay.rings.entry(epoch).or_insert_with(|| KeyRing::new(id, GEOMETRY, vec![(epoch, kem(id, epoch))]));
+        let peeled = peel(ring, &mut packet, |_, _| true);
+        match peeled.map(|p| p.next) {
+            Ok(Next::Forward { to, .. }) => {
+                let to = self.index(&to);
+                assert!(
+                    posta_protocol::document::legal(self.position(index, epoch), self.position(to, epoch)),
+                    "an illegal step"
+                );
+                self.schedule(HOP, Happening::ToRelay(to, packet));
+            }
+            Ok(Next::Queue) => {
+                let content = &packet.as_bytes()[GEOMETRY.header_len() + 32..];
+                let envelope = Envelope::decode(content, GEOMETRY).unwrap();
+                self.command(index, envelope);
+            }
+            Ok(Next::Inbox { inbox, surb }) => {
+                if let Some((client, _)) = self.inboxes.get(&inbox).filter(|(c, _)| *c >= ELSEWHERE).copied() {
+                    self.elsewhere.push((client, Delivery::into_packet(surb, packet, GEOMETRY)));
+                } else if let Some((client, _)) = self.inboxes.get(&inbox).copied() {
+                    let packet = Delivery::into_packet(surb, packet, GEOMETRY);
+                    let delivery = Delivery::from_packet(&packet, GEOMETRY).unwrap();
+                    self.schedule(HOP, Happening::ToClient(client, Event::Delivery(delivery)));
+                }
+            }
+            // Packets of the key epoch before, whose keys are gone here at once.
+            Ok(Next::Drop) | Err(_) => {}
+        }
+    }
+
+    fn reply(&mut self, index: usize, block: ReplyBlock, body: Body) {
+        if block.key_epoch != self.epoch() {
+            return;
+        }
+        let answer = Answer { incarnation: Incarnation([self.relays[index].incarnation; 16]), body };
+        let (first, packet) = block.reply(GEOMETRY, &answer.encode()).unwrap();
+        let first = self.index(&first);
+        self.schedule(HOP, Happening::ToRelay(first, packet));
+    }
+
+    fn command(&mut self, index: usize, envelope: Envelope) {
+        let mut blocks: VecDeque<ReplyBlock> = envelope.reply.into();
+        let now = self.now.mono;
+        let relay = &mut self.relays[index];
+        let refused = |c| Some(Body::Refused(c));
+        let mut push = None;
+        let body = match envelope.command {
+            Command::Create { queue, writer, .. } => {
+                relay.queues.entry(queue).or_default().invited = Some(writer);
+                Some(Body::Ok)
+            }
+            Command::Secure { invited, writer } => {
+                match relay.queues.values_mut().find(|q| q.invited == Some(invited.id())) {
+                    Some(q) if q.writer.is_none() || q.writer == Some(writer) => {
+                        q.writer = Some(writer);
+                        Some(Body::Ok)
+                    }
+                    Some(_) => refused(code::TAKEN),
+                    None => refused(code::BAD_CAPABILITY),
+                }
+            }
+            Command::Send { writer, sequence, body } => {
+                match relay.queues.iter_mut().find(|(_, q)| q.writer == Some(writer.id())) {
+                    None => refused(code::BAD_CAPABILITY),
+                    Some((_, q)) if q.messages.len() >= 128 => {
+                        assert!(!q.messages.is_empty());
+                        refused(code::FULL)
+                    }
+                    Some((id, q)) => {
+                        let last = q.accepted.last().copied().unwrap_or(0);
+                        if sequence + 64 <= last || sequence > last + 64 {
+                            refused(code::OUT_OF_WINDOW)
+                        } else {
+                            if q.accepted.insert(sequence) {
+                                q.messages.insert(sequence, body);
+                            }
+                            push = Some(*id);
+                            Some(Body::Ok)
+                        }
+                    }
+                }
+            }
+            Command::Subscribe { reader, acked, .. } => match relay.queues.get_mut(&reader.id()) {
+                None => refused(code::BAD_CAPABILITY),
+                Some(q) => {
+                    q.messages.retain(|s, _| *s > acked);
+                    q.blocks.extend(blocks.drain(..));
+                    while q.blocks.len() > 8 {
+                        q.blocks.pop_front();
+                    }
+                    push = Some(reader.id());
+                    None
+                }
+            },
+            Command::Fetch { reader, after } => match relay.queues.get(&reader.id()) {
+                None => refused(code::BAD_CAPABILITY),
+                Some(q) => match q.messages.range(after + 1..).next() {
+                    None => Some(Body::Empty),
+                    Some((s, body)) => Some(Body::Message {
+                        sequence: *s,
+                        left: q.messages.range(s + 1..).count() as u32,
+                        body: body.clone(),
+                    }),
+                },
+            },
+            Command::Ack { reader, up_to } => {
+                if let Some(q) = relay.queues.get_mut(&reader.id()) {
+                    q.messages.retain(|s, _| *s > up_to);
+                }
+                Some(Body::Ok)
+            }
+            Command::BlobPut { put, get, body, .. } => {
+                relay.blobs.insert(get, Blob { put: put.id(), body, reader: None, deleted: false });
+                Some(Body::Ok)
+            }
+            Command::BlobGet { get, reader } => match relay.blobs.get_mut(&get.id()) {
+                None => refused(code::BAD_CAPABILITY),
+                Some(blob) if blob.deleted => refused(code::GONE),
+                Some(blob) if blob.reader.as_ref().is_some_and(|r| *r != reader) => refused(code::TAKEN),
+                Some(blob) => {
+                    blob.reader = Some(reader);
+                    Some(Body::Blob(blob.body.clone()))
+                }
+            },
+            Command::BlobDelete { put } => {
+                if let Some(blob) = relay.blobs.values_mut().find(|b| b.put == put.id()) {
+                    blob.deleted = true;
+                }
+                Some(Body::Ok)
+            }
+            Command::Echo => Some(Body::Ok),
+            _ => refused(code::UNSUPPORTED),
+        };
+        if let (Some(body), Some(block)) = (body, blocks.pop_front()) {
+            self.reply(index, block, body);
+        }
+        if let Some(id) = push {
+            self.push(index, id, now);
+        }
+    }
+
+    fn push(&mut self, index: usize, id: QueueId, now: Mono) {
+        let epoch = self.epoch();
+        loop {
+            let q = self.relays[index].queues.get_mut(&id).unwrap();
+            q.blocks.retain(|b| b.key_epoch == epoch);
+            let due = |s: &u64| q.pushed.get(s).is_none_or(|at| now.since(*at) > RESEND);
+            let Some(sequence) = q.messages.keys().find(|s| due(s)).copied() else { return };
+            let Some(block) = q.blocks.pop_front() else { return };
+            q.pushed.insert(sequence, now);
+            let left = q.messages.range(sequence + 1..).count() as u32;
+            let body = Body::Message { sequence, left, body: q.messages[&sequence].clone() };
+            self.reply(index, block, body);
+        }
+    }
+
+    /// A client elsewhere attaches an inbox.
+    pub(crate) fn attach(&mut self, relay: usize, client: usize, secret: &Secret<32>) -> InboxId {
+        let inbox = InboxId(crypto::hash(context::INBOX, secret.expose()).0);
+        self.inboxes.insert(inbox, (client, relay));
+        inbox
+    }
+
+    /// A packet from elsewhere goes all its way at once.
+    pub(crate) fn inject(&mut self, relay: usize, packet: Packet, wall: Wall) {
+        self.advance(self.now.mono + wall.since(self.now.wall));
+        self.relay_gets(relay, packet);
+        while let Some((_, happening)) = self.agenda.pop_first() {
+            if let Happening::ToRelay(relay, packet) = happening {
+                self.relay_gets(relay, packet);
+            }
+        }
+    }
+
+    /// What a restarted relay has lost: reply blocks, and the inboxes of those who enter by it.
+    pub(crate) fn forget_memory(&mut self, index: usize) {
+        for queue in self.relays[index].queues.values_mut() {
+            queue.blocks.clear();
+            queue.pushed.clear();
+        }
+        self.inboxes.retain(|_, (_, entry)| *entry != index);
+        let entry = self.relays[index].id;
+        for client in 0..self.clients.len() {
+            self.schedule(HOP, Happening::ToClient(client, Event::LinkDown { entry }));
+        }
+    }
+
+    /// Loses a relay's queues and blobs, as a restore from an empty backup would.
+    pub(crate) fn wipe(&mut self, index: usize) {
+        self.relays[index].queues.clear();
+        self.relays[index].blobs.clear();
+        self.relays[index].incarnation += 1;
+    }
+
+    /// The documents of another network.
+    pub(crate) fn foreign_link() -> String {
+        use posta_protocol::end_to_end::QueueAddress;
+        use posta_protocol::invitation::Offer;
+        let rng = &mut ChaCha20Rng::seed_from_u64(99);
+        let address = QueueAddress { relay: RelayId([9; 32]), invited: Secret::random(rng), key: Secret::random(rng) };
+        Offer::new(vec![address], rng).link([RelayId([9; 32]), RelayId([8; 32])]).to_text()
+    }
+}

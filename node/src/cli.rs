@@ -1,0 +1,198 @@
+//! The command line: `init`, `check`, `run`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use posta_link::exit;
+use posta_link::fetch::{Network, to_hex};
+use posta_link::keys::atomic_write;
+use posta_link::logs::{self, LogLevel};
+
+use crate::config::{Config, Role, template};
+use crate::driver::{self, Options, wall};
+use crate::failure::Failure;
+use crate::keys::Keys;
+
+/// A Posta relay: forwards layered packets and holds message queues.
+///
+/// Exit codes: 0 done, 1 failure, 2 wrong command line or configuration, 3 the network refuses, 4 disk or files.
+#[derive(Debug, Parser)]
+#[command(name = "posta-node", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make keys and a configuration file with every default.
+    Init(Init),
+    /// Check configuration, keys and ports, and change nothing.
+    Check(Common),
+    /// Run the relay.
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// Folder for the configuration and the state; made if it isn't there.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The authorities of the network; copied.
+    #[arg(long)]
+    network: PathBuf,
+    /// Where relays connect, as ADDRESS:PORT.
+    #[arg(long)]
+    link_address: Option<SocketAddr>,
+    /// Where clients connect, as ADDRESS:PORT.
+    #[arg(long)]
+    client_address: Option<SocketAddr>,
+    /// What to offer: edge or mix.
+    #[arg(long = "role", value_parser = parse_role)]
+    roles: Vec<Role>,
+    /// Who runs it: the same text on all relays of one operator.
+    #[arg(long)]
+    operator: Option<String>,
+    /// Worker threads; 0 for one for each core but one.
+    #[arg(long)]
+    workers: Option<usize>,
+    /// error, warn, info, debug or trace.
+    #[arg(long)]
+    log_level: Option<LogLevel>,
+    /// Length of a key epoch in milliseconds, until the first consensus says it.
+    #[arg(long)]
+    key_epoch_ms: Option<u64>,
+    /// Allow running as root.
+    #[arg(long)]
+    allow_root: bool,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    common: Common,
+    /// Run as root, whatever the configuration says.
+    #[arg(long)]
+    allow_root: bool,
+    /// Print a JSON line when ready, and counters now and then.
+    #[arg(long)]
+    ready_json: bool,
+}
+
+fn parse_role(text: &str) -> Result<Role, &'static str> {
+    match text {
+        "edge" => Ok(Role::Edge),
+        "mix" => Ok(Role::Mix),
+        _ => Err("choose edge or mix"),
+    }
+}
+
+/// The program: parses `args` (the first one is its name), does what they say, and returns the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // `--help` and `--version` come this way too; where nobody listens there is nothing to say.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { exit::USAGE } else { exit::OK });
+        }
+    };
+    let result = match cli.command {
+        Command::Init(args) => init(&args),
+        Command::Check(args) => check(&args),
+        Command::Run(args) => run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "posta-node: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn init(args: &Init) -> Result<(), Failure> {
+    const OWNER_ONLY: u32 = 0o700;
+    let path = args.dir.join("node.toml");
+    if path.exists() {
+        return Err(Failure::usage(format_args!("{} is there already: choose another folder", path.display())));
+    }
+    let network = Network::load(&args.network).map_err(Failure::usage)?;
+    let mut config = Config { allow_root: args.allow_root, ..Config::default() };
+    if let Some(address) = args.link_address {
+        config.link_address = address;
+    }
+    if let Some(address) = args.client_address {
+        config.client_address = address;
+    }
+    if !args.roles.is_empty() {
+        config.roles.clone_from(&args.roles);
+    }
+    config.operator = args.operator.clone().unwrap_or_default();
+    config.workers = args.workers.unwrap_or(config.workers);
+    config.log_level = args.log_level.unwrap_or(config.log_level);
+    config.key_epoch_ms = args.key_epoch_ms.unwrap_or(config.key_epoch_ms);
+
+    let state = args.dir.join(&config.state_dir);
+    let denied = |what: &Path| {
+        let what = what.display().to_string();
+        move |e: std::io::Error| Failure::disk(format_args!("{what} can't be written: {e}"))
+    };
+    fs::DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(&state).map_err(denied(&state))?;
+    let keys = Keys::create(&state, wall()).map_err(Failure::disk)?;
+    let copy = args.dir.join(&config.network);
+    network.save(&copy).map_err(denied(&copy))?;
+    atomic_write(&path, template(&config).as_bytes(), 0o600).map_err(denied(&path))?;
+    // Where nobody listens there is nothing to say.
+    let _ = writeln!(std::io::stdout(), "relay {}\nconfiguration {}", to_hex(&keys.relay().0), path.display());
+    Ok(())
+}
+
+fn check(args: &Common) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    let network = Network::load(&config.network).map_err(Failure::usage)?;
+    let keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
+    let ports = [Some(config.link_address), config.offers(Role::Edge).then_some(config.client_address)];
+    for address in ports.into_iter().flatten() {
+        UdpSocket::bind(address)
+            .map_err(|e| Failure::usage(format_args!("can't listen on {address}: {e}; is the relay running?")))?;
+    }
+    let _ = writeln!(
+        std::io::stdout(),
+        "relay {}: configuration, keys and ports are in order; the network has {} authorities",
+        keys.relay().short(),
+        network.authorities().len()
+    );
+    Ok(())
+}
+
+fn run(args: &Run) -> Result<(), Failure> {
+    let config = Config::load(&args.common.config)?;
+    if is_root() && !(args.allow_root || config.allow_root) {
+        return Err(Failure::usage(
+            "will not run as root: start it as a user of its own, or give --allow-root if you mean it",
+        ));
+    }
+    logs::init(config.log_level, "posta-node");
+    driver::run(config, Options { ready_json: args.ready_json })
+}
+
+/// Whether the effective user is root, as Linux tells it.
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    uids.split_whitespace().nth(1) == Some("0")
+}

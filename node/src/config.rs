@@ -1,0 +1,342 @@
+//! The relay's configuration file. Every key is optional; the defaults are those of [`Config::default`].
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use posta_link::fetch::from_hex;
+use posta_link::logs::LogLevel;
+use posta_protocol::crypto;
+use posta_protocol::document::Roles;
+use posta_protocol::ids::{OperatorId, RelayId};
+use posta_protocol::params::DEFAULT_KEY_EPOCH;
+use posta_store::Limits;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// Workers at most: beyond it the network card is the limit.
+pub const MAX_WORKERS: usize = 64;
+const OPERATOR_CONTEXT: &str = "posta v1 node operator name";
+const MIB: u64 = 1 << 20;
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// What a relay offers to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Entry for clients, and queues.
+    Edge,
+    /// Mixing in the middle of paths.
+    Mix,
+}
+
+/// The configuration. Paths that aren't absolute start at the file's own folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Keys, queues and the replay log.
+    pub state_dir: PathBuf,
+    /// The authorities of the network.
+    pub network: PathBuf,
+    /// Where relays connect (UDP).
+    pub link_address: SocketAddr,
+    /// Where clients connect (UDP); used by edges only.
+    pub client_address: SocketAddr,
+    /// What the directory is told instead of `link_address`, for a relay behind a translated address.
+    pub public_link_addresses: Vec<SocketAddr>,
+    /// What the directory is told instead of `client_address`.
+    pub public_client_addresses: Vec<SocketAddr>,
+    /// What the relay offers to be.
+    pub roles: Vec<Role>,
+    /// Who runs it: the same text on all relays of one operator. Empty: this relay alone.
+    pub operator: String,
+    /// 64 hexadecimal digits, the same on relays that belong together. Empty: none.
+    pub family: String,
+    /// Packets per second that the directory is told.
+    pub capacity: u32,
+    /// Worker threads. 0: one for each core but one, at least one.
+    pub workers: usize,
+    /// error, warn, info, debug or trace.
+    pub log_level: LogLevel,
+    /// Whether to run as root.
+    pub allow_root: bool,
+    /// Length of a key epoch in milliseconds, until the first consensus says it.
+    pub key_epoch_ms: u64,
+    /// Who may make queues.
+    pub admission: AdmissionConfig,
+    /// What the store holds.
+    pub store: StoreConfig,
+}
+
+/// Who may make queues.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdmissionConfig {
+    /// Asked for when a queue is made. Empty: everyone may.
+    pub password: String,
+}
+
+impl std::fmt::Debug for AdmissionConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdmissionConfig(..)")
+    }
+}
+
+/// What the store holds, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreConfig {
+    /// Messages in one queue.
+    pub queue_quota: u32,
+    /// Queues in all.
+    pub max_queues: u64,
+    /// Messages and blobs in all, in MiB.
+    pub disk_quota_mib: u64,
+    /// Free space below which nothing is taken in, in MiB.
+    pub min_free_mib: u64,
+    /// Days after which a message is erased.
+    pub message_ttl_days: u64,
+    /// Days without use after which a queue is erased.
+    pub queue_ttl_days: u64,
+    /// Longest life of an invitation's blob in days.
+    pub blob_ttl_days: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "state".into(),
+            network: "network.toml".into(),
+            link_address: SocketAddr::from(([0, 0, 0, 0], 4433)),
+            client_address: SocketAddr::from(([0, 0, 0, 0], 4434)),
+            public_link_addresses: Vec::new(),
+            public_client_addresses: Vec::new(),
+            roles: vec![Role::Edge],
+            operator: String::new(),
+            family: String::new(),
+            capacity: 1000,
+            workers: 0,
+            log_level: LogLevel::default(),
+            allow_root: false,
+            key_epoch_ms: DEFAULT_KEY_EPOCH.as_millis() as u64,
+            admission: AdmissionConfig::default(),
+            store: StoreConfig::default(),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            queue_quota: limits.queue_quota,
+            max_queues: limits.max_queues,
+            disk_quota_mib: limits.disk_quota_bytes / MIB,
+            min_free_mib: limits.min_free_bytes / MIB,
+            message_ttl_days: limits.message_ttl.as_secs() / DAY,
+            queue_ttl_days: limits.queue_ttl.as_secs() / DAY,
+            blob_ttl_days: limits.blob_ttl.as_secs() / DAY,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// The store's limits.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let days = |n: u64| Duration::from_secs(n.saturating_mul(DAY));
+        Limits {
+            queue_quota: self.queue_quota,
+            max_queues: self.max_queues,
+            disk_quota_bytes: self.disk_quota_mib.saturating_mul(MIB),
+            min_free_bytes: self.min_free_mib.saturating_mul(MIB),
+            message_ttl: days(self.message_ttl_days),
+            queue_ttl: days(self.queue_ttl_days),
+            blob_ttl: days(self.blob_ttl_days),
+            ..Limits::default()
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration and checks what can be checked without touching anything else.
+    ///
+    /// # Errors
+    /// [`Failure`] naming the file, line and key.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let mut config: Self = posta_link::config::load(path).map_err(Failure::usage)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        config.state_dir = folder.join(&config.state_dir);
+        config.network = folder.join(&config.network);
+        config.validate().map_err(|what| Failure::usage(format_args!("{}: {what}", path.display())))?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.roles.is_empty() {
+            return Err("`roles` is empty: choose [\"edge\"] or [\"mix\"]".into());
+        }
+        if self.workers > MAX_WORKERS {
+            return Err(format!("`workers` is {}, at most {MAX_WORKERS} are of use", self.workers));
+        }
+        if !self.family.is_empty() && from_hex(&self.family).is_none() {
+            return Err("`family` must be 64 hexadecimal digits, or empty".into());
+        }
+        if self.key_epoch_ms == 0 {
+            return Err("`key_epoch_ms` must not be 0; leave it out if unsure".into());
+        }
+        for (key, listen, public) in [
+            ("link", self.link_address, &self.public_link_addresses),
+            ("client", self.client_address, &self.public_client_addresses),
+        ] {
+            let used = key == "link" || self.offers(Role::Edge);
+            if used && listen.ip().is_unspecified() && public.is_empty() {
+                return Err(format!(
+                    "`{key}_address` is {}, which others can't dial: add `public_{key}_addresses = [\"192.0.2.1:{}\"]`",
+                    listen.ip(),
+                    listen.port()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the relay offers this.
+    #[must_use]
+    pub fn offers(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// The roles, as the directory is told.
+    #[must_use]
+    pub fn directory_roles(&self) -> Roles {
+        Roles { edge: self.offers(Role::Edge), mix: self.offers(Role::Mix) }
+    }
+
+    /// The addresses for relays, as the directory is told.
+    #[must_use]
+    pub fn advertised_link(&self) -> Vec<SocketAddr> {
+        advertised(self.link_address, &self.public_link_addresses)
+    }
+
+    /// The addresses for clients, as the directory is told; none if the relay is no edge.
+    #[must_use]
+    pub fn advertised_client(&self) -> Vec<SocketAddr> {
+        if self.offers(Role::Edge) {
+            advertised(self.client_address, &self.public_client_addresses)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The operator, as the directory is told.
+    #[must_use]
+    pub fn operator_id(&self, relay: &RelayId) -> OperatorId {
+        let name = if self.operator.is_empty() { relay.0.as_slice() } else { self.operator.as_bytes() };
+        let hash = crypto::hash(OPERATOR_CONTEXT, name);
+        OperatorId(hash.0.first_chunk().copied().unwrap_or_default())
+    }
+
+    /// The family, as the directory is told.
+    #[must_use]
+    pub fn family_key(&self) -> Option<[u8; 32]> {
+        from_hex(&self.family)
+    }
+
+    /// How many workers to start on a machine with so many cores.
+    #[must_use]
+    pub const fn worker_count(&self, cores: usize) -> usize {
+        match self.workers {
+            0 if cores <= 2 => 1,
+            0 if cores > MAX_WORKERS => MAX_WORKERS,
+            0 => cores - 1,
+            n => n,
+        }
+    }
+}
+
+fn advertised(listen: SocketAddr, public: &[SocketAddr]) -> Vec<SocketAddr> {
+    if public.is_empty() { vec![listen] } else { public.to_vec() }
+}
+
+/// The text of a new configuration file: every default, each with what it means.
+#[must_use]
+pub fn template(config: &Config) -> String {
+    const COMMENTS: &[(&str, &str)] = &[
+        ("state_dir", "Keys, queues and the replay log. Paths start at this file's folder."),
+        ("network", "The authorities of the network."),
+        ("link_address", "Where relays connect (UDP)."),
+        ("client_address", "Where clients connect (UDP); used by edges only."),
+        ("public_link_addresses", "What the directory is told instead of `link_address`, behind a translated address."),
+        ("public_client_addresses", "What the directory is told instead of `client_address`."),
+        ("roles", "\"edge\": entry for clients, and queues. \"mix\": mixing. With both it serves as an edge."),
+        ("operator", "Who runs it: the same text on all relays of one operator. Empty: this relay alone."),
+        ("family", "64 hexadecimal digits, the same on relays that belong together. Empty: none."),
+        ("capacity", "Packets per second that the directory is told."),
+        ("workers", "Worker threads. 0: one for each core but one, at least one."),
+        ("log_level", "error, warn, info, debug or trace; none of them logs an address of a client."),
+        ("allow_root", "Whether to run as root."),
+        ("key_epoch_ms", "Length of a key epoch in milliseconds, until the first consensus says it."),
+        ("password", "Asked for when a queue is made. Empty: everyone may."),
+        ("queue_quota", "Messages in one queue."),
+        ("max_queues", "Queues in all."),
+        ("disk_quota_mib", "Messages and blobs in all, in MiB."),
+        ("min_free_mib", "Free space below which nothing is taken in, in MiB."),
+        ("message_ttl_days", "Days after which a message is erased."),
+        ("queue_ttl_days", "Days without use after which a queue is erased."),
+        ("blob_ttl_days", "Longest life of an invitation's blob in days."),
+    ];
+    let mut text = String::from("# A Posta relay. `posta-node check --config FILE` checks this file.\n\n");
+    for line in posta_link::config::to_toml(config).lines() {
+        let key = line.split_once(" = ").map_or("", |(key, _)| key);
+        if let Some((_, comment)) = COMMENTS.iter().find(|(k, _)| *k == key) {
+            text.push_str("# ");
+            text.push_str(comment);
+            text.push('\n');
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_template_is_the_configuration_with_a_comment_on_every_key() {
+        let config =
+            Config { link_address: "192.0.2.1:1".parse().unwrap(), roles: vec![Role::Mix], ..Config::default() };
+        let text = template(&config);
+        let lines: Vec<_> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate().filter(|(_, l)| l.contains(" = ") && !l.starts_with('#')) {
+            assert!(lines[i - 1].starts_with("# "), "no comment above {line}");
+        }
+        let back = load(&text).unwrap();
+        assert_eq!(Config { state_dir: "state".into(), network: "network.toml".into(), ..back }, config);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let e = load("link_adress = '192.0.2.1:1'").unwrap_err();
+        assert!(e.contains("did you mean `link_address`"), "{e}");
+        let e = load("[store]\nqueue_qouta = 1").unwrap_err();
+        assert!(e.contains("did you mean `store.queue_quota`"), "{e}");
+        let e = load("link_address = '0.0.0.0:5'").unwrap_err();
+        assert!(e.contains("public_link_addresses"), "{e}");
+        let e = load("link_address = '192.0.2.1:1'\nroles = []").unwrap_err();
+        assert!(e.contains("`roles` is empty"), "{e}");
+        let e = load("link_address = '192.0.2.1:1'\nclient_address = '192.0.2.1:2'\nfamily = 'x'").unwrap_err();
+        assert!(e.contains("`family`"), "{e}");
+    }
+}

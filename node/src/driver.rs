@@ -1,0 +1,544 @@
+//! The daemon around the core: the only place with clocks, threads, tasks and sockets.
+//!
+//! ```text
+//! links, clients -> Intake -> worker threads -> owner (Relay core) -> links, clients
+//!                                                 |  ^
+//!                                                 v  |
+//!                                            storage thread
+//! ```
+//! One task, the owner, holds the core and never waits for anyone: what it can't hand on at once is dropped and counted.
+//! Everyone else waits for the owner.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use posta_link::fetch::Network;
+use posta_link::{Admit, AnyPeer, Audience, Endpoint, Link};
+use posta_protocol::document::Consensus;
+use posta_protocol::geometry::Geometry;
+use posta_protocol::ids::{LinkPublicKey, RelayId};
+use posta_protocol::now::Mono;
+use posta_store::{Outcome, QueueStore, Refusal, RocksStore};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep_until, timeout};
+use tracing::{debug, error, info};
+
+pub mod replay_log;
+
+mod clients;
+mod clock;
+mod directory;
+mod links;
+mod status;
+mod storage;
+mod workers;
+
+use self::clients::{ClientEvent, ToClient};
+use self::clock::Clock;
+pub(crate) use self::clock::wall;
+use self::directory::{Directory, PublicKeys, Signer};
+use self::links::{Held, Links};
+use self::replay_log::{BootId, LogOwner, ShardLog};
+use self::status::Status;
+use self::storage::StoreJob;
+use self::workers::{Batch, Intake};
+use crate::config::{Config, Role};
+use crate::failure::Failure;
+use crate::keys::Keys;
+use crate::relay::replay::{MAX_FINGERPRINTS, ReplayShard};
+use crate::relay::worker::{Peeler, Ring};
+use crate::relay::{Action, Admission, Bounds, ClientLink, Event, Relay, Settings, Token};
+
+/// The core is given the time at least this often.
+const TICK: Duration = Duration::from_secs(1);
+/// How often expired messages are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How long the links of a port may take at the end to hand over what they have taken.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Whether to say `ready`, and counters, as JSON on standard output.
+    pub ready_json: bool,
+}
+
+/// Runs a relay until it is told to stop.
+///
+/// # Errors
+/// [`Failure`], in one sentence.
+pub fn run(config: Config, options: Options) -> Result<(), Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(1, 4))
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::other(format_args!("the system gives no threads: {e}")))?;
+    let result = runtime.block_on(daemon(config, options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// What exists before the first consensus.
+struct Prepared {
+    keys: Keys,
+    shards: Vec<ReplayShard>,
+    logs: Vec<ShardLog>,
+    store: Box<dyn QueueStore>,
+}
+
+/// Reads keys and replay log, opens the store. Where the machine may have lost tags, the keys go.
+fn prepare(config: &Config) -> Result<Prepared, Failure> {
+    let mut keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = config.worker_count(cores);
+    let share = MAX_FINGERPRINTS / workers;
+    let mut shards: Vec<_> = (0..workers).map(|_| ReplayShard::new(keys.replay(), share)).collect();
+    let dir = config.state_dir.join("replay");
+    let owner = LogOwner { dir: dir.clone(), relay: keys.relay(), boot: BootId::current() };
+    let broken = |e| Failure::disk(format_args!("the replay log in {} can't be used: {e}", dir.display()));
+    let loaded = replay_log::load(&owner, |seen| {
+        shards.get_mut(seen.route.worker(workers)).is_some_and(|shard| shard.restore(seen))
+    })
+    .map_err(broken)?;
+    for epoch in &loaded.spoiled {
+        info!("the replay log may lack packets of key epoch {}: its mix key is replaced", epoch.0);
+        keys.destroy(*epoch).map_err(Failure::disk)?;
+        replay_log::remove_epoch(&dir, *epoch).map_err(broken)?;
+    }
+    let shard_log = |n| ShardLog::new(owner.clone(), loaded.run, workers as u32, n);
+    let logs = (0..workers as u32).map(shard_log).collect();
+    let fresh = posta_protocol::ids::Incarnation(rand::random());
+    let path = config.state_dir.join("queues");
+    let store = RocksStore::open(&path, config.store.limits(), fresh).map_err(Failure::disk)?;
+    Ok(Prepared { keys, shards, logs, store: Box::new(store) })
+}
+
+/// The ports. Relays are admitted by the newest consensus, whatever it is at that moment, until the relay stops.
+fn bind(
+    config: &Config,
+    keys: &Keys,
+    consensus: &Held,
+    stopping: watch::Receiver<bool>,
+) -> Result<(Endpoint, Option<Endpoint>), Failure> {
+    let consensus = consensus.clone();
+    let admit = move |key: &LinkPublicKey| {
+        !*stopping.borrow()
+            && consensus.borrow().as_ref().is_some_and(|consensus| links::listed(consensus, key).is_some())
+    };
+    let admit: Arc<dyn Admit> = Arc::new(admit);
+    let link = Endpoint::bind(config.link_address, Audience::Link, keys.link(), admit).map_err(Failure::usage)?;
+    let client = if config.offers(Role::Edge) {
+        let bound = Endpoint::bind(config.client_address, Audience::Client, keys.link(), Arc::new(AnyPeer));
+        Some(bound.map_err(Failure::usage)?)
+    } else {
+        None
+    };
+    Ok((link, client))
+}
+
+async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
+    let no_signals = |e| Failure::other(format_args!("signals can't be handled: {e}"));
+    let mut stop = Stop::new().map_err(no_signals)?;
+    let network = Network::load(&config.network).map_err(Failure::usage)?;
+    let (newest, consensus) = watch::channel(None);
+    let prepared = prepare(&config)?;
+    let relay = prepared.keys.relay();
+    info!("relay {} starts", relay.short());
+    let (stopping, stop_seen) = watch::channel(false);
+    let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
+
+    // The directory: its tasks run until the process ends, and end by themselves only when something is wrong.
+    let dialer = Endpoint::dialer(config.link_address.ip(), Audience::Directory, None).map_err(Failure::usage)?;
+    let signer = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
+    let signer = Arc::new(Signer { operator: config.operator_id(&relay), keys: signer });
+    let directory = Arc::new(Directory { network, dialer, config: config.clone(), relay });
+    let hint_ms = prepared.keys.length().unwrap_or(config.key_epoch_ms);
+    let (public, public_keys) = watch::channel(PublicKeys::new());
+    let (ring, rings) = watch::channel(None);
+    let (fatal, mut failures) = mpsc::channel::<Failure>(2);
+    let Prepared { keys, shards, logs, store } = prepared;
+    let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
+    let turn_failed = fatal.clone();
+    tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });
+    tokio::spawn(Arc::clone(&directory).fetch(newest));
+    let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone());
+    tokio::spawn(async move { fatal.send(posts.await).await });
+
+    let mut first = (consensus.clone(), rings.clone());
+    let (held, ring) = tokio::select! {
+        () = stop.first() => return Ok(()),
+        Some(failure) = failures.recv() => return Err(failure),
+        first = first_of(&mut first.0, &mut first.1) => first,
+    };
+    let running = Running::start(
+        &config,
+        Start { relay, held, ring, shards, logs, store, link_port, client_port, consensus, rings, stopping, options },
+    )?;
+    running.run(&mut stop, &mut failures).await
+}
+
+/// Posts once there are keys to post.
+async fn posts(
+    directory: Arc<Directory>,
+    signer: Arc<Signer>,
+    mut public: watch::Receiver<PublicKeys>,
+    consensus: Held,
+) -> Failure {
+    if public.wait_for(|keys| !keys.is_empty()).await.is_err() {
+        // The keys' own task says why it has ended.
+        std::future::pending::<()>().await;
+    }
+    directory.post(signer, public, consensus).await
+}
+
+/// The first consensus and the keys that go with it.
+async fn first_of(consensus: &mut Held, rings: &mut watch::Receiver<Option<Ring>>) -> (Arc<Consensus>, Ring) {
+    loop {
+        let held = consensus.wait_for(Option::is_some).await.ok().and_then(|held| held.clone());
+        let ring = rings.wait_for(Option::is_some).await.ok().and_then(|ring| ring.clone());
+        if let (Some(held), Some(ring)) = (held, ring) {
+            return (held, ring);
+        }
+        // Only when the tasks behind have ended, which another branch reports.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What the running relay is made from.
+struct Start {
+    relay: RelayId,
+    held: Arc<Consensus>,
+    ring: Ring,
+    shards: Vec<ReplayShard>,
+    logs: Vec<ShardLog>,
+    store: Box<dyn QueueStore>,
+    link_port: Endpoint,
+    client_port: Option<Endpoint>,
+    consensus: Held,
+    rings: watch::Receiver<Option<Ring>>,
+    stopping: watch::Sender<bool>,
+    options: Options,
+}
+
+/// The owner: the core, and the ways in and out.
+struct Running {
+    clock: Clock,
+    core: Relay,
+    geometry: Geometry,
+    links: Links,
+    clients: HashMap<ClientLink, mpsc::Sender<ToClient>>,
+    store: mpsc::Sender<StoreJob>,
+    intake: Intake,
+    status: Option<Status>,
+    next_tick: Mono,
+    next_sweep: Mono,
+    consensus: Held,
+    stopping: watch::Sender<bool>,
+    ports: Vec<Endpoint>,
+    threads: Vec<JoinHandle<()>>,
+    inputs: Inputs,
+}
+
+struct Inputs {
+    batches: mpsc::Receiver<Batch>,
+    outcomes: mpsc::Receiver<Vec<(Token, Outcome)>>,
+    clients: mpsc::Receiver<ClientEvent>,
+    links: mpsc::Receiver<(RelayId, Link)>,
+}
+
+impl Running {
+    fn start(config: &Config, start: Start) -> Result<Self, Failure> {
+        let no_threads = |e| Failure::other(format_args!("the system gives no threads: {e}"));
+        let Start {
+            relay,
+            held,
+            ring,
+            shards,
+            logs,
+            store,
+            link_port,
+            client_port,
+            consensus,
+            rings,
+            stopping,
+            options,
+        } = start;
+        let clock = Clock::start();
+        let geometry = held.geometry();
+        let settings = Settings {
+            relay,
+            geometry,
+            incarnation: store.incarnation(),
+            admission: Admission::password(&config.admission.password),
+            bounds: Bounds::default(),
+        };
+        let mut core = Relay::new(settings, Box::new(rand::make_rng::<rand::rngs::StdRng>()));
+        // Before any port is served: without it the core refuses every packet and every client.
+        core.handle(clock.now(), Event::Consensus(held));
+
+        let stop = stopping.subscribe();
+        let (batch_sender, batches) = mpsc::channel(workers::BATCH_QUEUE);
+        let secret = shards.first().map(ReplayShard::secret).ok_or_else(|| Failure::usage("no workers"))?;
+        let peelers = shards.into_iter().map(|shard| Peeler::new(ring.clone(), shard)).zip(logs).collect();
+        let (intake, mut threads) = workers::start(peelers, secret, &batch_sender).map_err(no_threads)?;
+        drop(batch_sender);
+        tokio::spawn(pass_rings(rings, intake.clone(), stop.clone()));
+
+        let (store_sender, jobs) = mpsc::channel(storage::STORE_QUEUE);
+        let (outcome_sender, outcomes) = mpsc::channel(storage::OUTCOME_QUEUE);
+        threads.push(storage::start(store, clock, jobs, outcome_sender).map_err(no_threads)?);
+
+        let shared = links::Shared {
+            me: relay,
+            endpoint: link_port.clone(),
+            consensus: consensus.clone(),
+            intake: intake.clone(),
+            stopping: stop.clone(),
+        };
+        let (arrived, link_queue) = mpsc::channel(links::ARRIVED_QUEUE);
+        tokio::spawn(links::accept(shared.clone(), arrived));
+        let (events, client_queue) = mpsc::channel(clients::CLIENT_EVENTS);
+        let mut ports = vec![link_port];
+        if let Some(endpoint) = client_port {
+            ports.push(endpoint.clone());
+            let (consensus, intake) = (consensus.clone(), intake.clone());
+            let shared = clients::Shared { endpoint, consensus, intake, events, stopping: stop };
+            tokio::spawn(clients::accept(shared));
+        }
+        Ok(Self {
+            clock,
+            core,
+            geometry,
+            links: Links::new(shared),
+            clients: HashMap::new(),
+            store: store_sender,
+            intake,
+            status: options.ready_json.then(|| Status::new(relay)),
+            next_tick: Mono(0),
+            next_sweep: Mono(0),
+            consensus,
+            stopping,
+            ports,
+            threads,
+            inputs: Inputs { batches, outcomes, clients: client_queue, links: link_queue },
+        })
+    }
+
+    /// Runs until a signal, or until something fails for good.
+    async fn run(mut self, stop: &mut Stop, failures: &mut mpsc::Receiver<Failure>) -> Result<(), Failure> {
+        let mut consensus = self.consensus.clone();
+        // The one that we start with counts as news.
+        consensus.mark_changed();
+        let ended = loop {
+            self.act();
+            let next = self.next_tick.min(self.core.poll_timeout().unwrap_or(Mono(u64::MAX)));
+            tokio::select! {
+                () = stop.first() => break Ok(()),
+                Some(failure) = failures.recv() => break Err(failure),
+                Some(batch) = self.inputs.batches.recv() => self.batch(batch),
+                Some(outcomes) = self.inputs.outcomes.recv() => self.outcomes(outcomes),
+                Some(event) = self.inputs.clients.recv() => self.client(event),
+                Some((from, link)) = self.inputs.links.recv() => self.links.arrived(from, link),
+                changed = consensus.changed() => match changed {
+                    Ok(()) => {
+                        let held = consensus.borrow_and_update().clone();
+                        if let Some(held) = held && let Err(failure) = self.consensus(held) {
+                            break Err(failure);
+                        }
+                    }
+                    Err(_) => break Err(Failure::other("the directory's task has ended: report this")),
+                },
+                () = sleep_until(self.clock.instant(next)) => {
+                    if self.threads.iter().any(JoinHandle::is_finished) {
+                        break Err(Failure::other("a thread has ended by itself: report this"));
+                    }
+                    self.tick();
+                }
+            }
+        };
+        if let Err(failure) = &ended {
+            error!("{failure}");
+        }
+        tokio::select! {
+            () = self.stop() => ended,
+            () = stop.second() => Err(Failure::other("stopped at once, by a second signal")),
+        }
+    }
+
+    fn batch(&mut self, batch: Batch) {
+        let counters = self.core.counters_mut();
+        counters.refused += batch.refused;
+        counters.replay_full += batch.full;
+        counters.replay_unwritten += batch.unwritten;
+        let now = self.clock.now();
+        for (from, peeled, packet) in batch.peeled {
+            self.core.handle(now, Event::Peeled { from, peeled, packet });
+        }
+    }
+
+    fn outcomes(&mut self, outcomes: Vec<(Token, Outcome)>) {
+        let now = self.clock.now();
+        for (token, outcome) in outcomes {
+            self.core.handle(now, Event::Stored { token, outcome });
+        }
+    }
+
+    fn client(&mut self, event: ClientEvent) {
+        let now = self.clock.now();
+        match event {
+            ClientEvent::Up(link, sender) => {
+                self.clients.insert(link, sender);
+            }
+            ClientEvent::Attach(link, secret) => self.core.handle(now, Event::Attach { link, secret }),
+            ClientEvent::Gone(link) => {
+                self.clients.remove(&link);
+                self.core.handle(now, Event::ClientGone { link });
+            }
+        }
+    }
+
+    fn consensus(&mut self, consensus: Arc<Consensus>) -> Result<(), Failure> {
+        if consensus.geometry() != self.geometry {
+            return Err(Failure::network("the network has changed the shape of its packets: start this relay again"));
+        }
+        let now = self.clock.now();
+        // Once an epoch: totals, without a peer, queue or client in them.
+        debug!("{:?}", self.core.counters());
+        self.links.update(&consensus);
+        self.core.handle(now, Event::Consensus(Arc::clone(&consensus)));
+        if let Some(status) = &mut self.status {
+            status.consensus(now, &consensus);
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        self.core.handle(now, Event::Tick);
+        if now.mono < self.next_tick {
+            return;
+        }
+        self.next_tick = now.mono + TICK;
+        if now.mono >= self.next_sweep {
+            self.next_sweep = now.mono + SWEEP_EVERY;
+            // With a full queue the store has other work; the next sweep does both.
+            let _ = self.store.try_send(StoreJob::Sweep);
+        }
+        if let Some(status) = &mut self.status {
+            let held = self.consensus.borrow().clone();
+            if let Some(held) = held {
+                status.consensus(now, &held);
+            }
+        }
+    }
+
+    /// Does what the core asks for. Never waits.
+    fn act(&mut self) {
+        while let Some(action) = self.core.poll() {
+            match action {
+                Action::Send { to, packet } => {
+                    if !self.links.send(to, packet) {
+                        self.core.counters_mut().link_backlog += 1;
+                    }
+                }
+                Action::Deliver { link, packet } => self.tell(link, ToClient::Packet(packet)),
+                Action::Attached { link, inbox } => self.tell(link, ToClient::Attached(inbox)),
+                Action::Store { token, op } => {
+                    if self.store.try_send(StoreJob::Op(token, op)).is_err() {
+                        let outcome = Outcome::Refused(Refusal::Busy);
+                        self.core.handle(self.clock.now(), Event::Stored { token, outcome });
+                    }
+                }
+            }
+        }
+        if let Some(status) = &mut self.status {
+            status.counters(self.clock.now(), self.core.counters());
+        }
+    }
+
+    fn tell(&mut self, link: ClientLink, item: ToClient) {
+        if self.clients.get(&link).is_none_or(|client| client.try_send(item).is_err()) {
+            self.core.counters_mut().client_backlog += 1;
+        }
+    }
+
+    /// Takes nothing more in, finishes what was taken, syncs.
+    async fn stop(mut self) {
+        info!("stopping");
+        self.stopping.send_replace(true);
+        // Beside this task, which takes what the workers still pass on.
+        tokio::spawn(self.intake.clone().stop());
+        while let Some(batch) = self.inputs.batches.recv().await {
+            self.batch(batch);
+            self.act();
+        }
+        self.act();
+        let Self { mut core, mut links, clients, store, mut inputs, clock, ports, threads, .. } = self;
+        drop(store);
+        while let Some(outcomes) = inputs.outcomes.recv().await {
+            for (token, outcome) in outcomes {
+                core.handle(clock.now(), Event::Stored { token, outcome });
+            }
+            while let Some(action) = core.poll() {
+                // What would need the store again is left for the next start: nothing was promised yet.
+                if let Action::Send { to, packet } = action {
+                    links.send(to, packet);
+                }
+            }
+        }
+        drop((links, clients, inputs));
+        for thread in threads {
+            // They have ended: their channels are closed.
+            if thread.join().is_err() {
+                error!("a thread has panicked: report this");
+            }
+        }
+        for port in &ports {
+            // Links close when the peer has what they held.
+            let _ = timeout(DRAIN, port.wait_idle()).await;
+            port.close();
+        }
+        info!("stopped");
+    }
+}
+
+/// Hands each new ring to the workers.
+async fn pass_rings(mut rings: watch::Receiver<Option<Ring>>, intake: Intake, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => return,
+            changed = rings.changed() => if changed.is_err() { return },
+        }
+        let ring = rings.borrow_and_update().clone();
+        if let Some(ring) = ring {
+            intake.ring(&ring).await;
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn first(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    async fn second(&mut self) {
+        self.first().await;
+    }
+}

@@ -1,0 +1,114 @@
+//! Links from clients: anonymous, each under a number that lives as long as the link.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use posta_link::{Connection, Endpoint, LinkReceiver, LinkSender, Received};
+use posta_protocol::frame::Frame;
+use posta_protocol::ids::InboxId;
+use posta_protocol::packet::Packet;
+use posta_protocol::secret::Secret;
+use tokio::sync::{mpsc, watch};
+use tracing::debug;
+
+use super::links::{Held, hello};
+use super::workers::Intake;
+use crate::relay::{ClientLink, Source};
+
+/// Packets that wait for one client besides those that its link holds, about 1.3 MB; more are dropped.
+pub(crate) const CLIENT_BACKLOG: usize = 64;
+/// Events of clients that wait for the owner; then the clients wait.
+pub(crate) const CLIENT_EVENTS: usize = 256;
+
+/// What a client does besides sending packets.
+pub(crate) enum ClientEvent {
+    /// It has a link; what is for it goes there.
+    Up(ClientLink, mpsc::Sender<ToClient>),
+    /// It wants an inbox.
+    Attach(ClientLink, Secret<32>),
+    /// Its link is closed.
+    Gone(ClientLink),
+}
+
+/// What goes to a client.
+pub(crate) enum ToClient {
+    Packet(Packet),
+    Attached(InboxId),
+}
+
+/// What every task of a client's link needs.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) consensus: Held,
+    pub(crate) intake: Intake,
+    pub(crate) events: mpsc::Sender<ClientEvent>,
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+/// Accepts clients until the endpoint closes or the relay stops.
+pub(crate) async fn accept(shared: Shared) {
+    let numbers = Arc::new(AtomicU64::new(0));
+    let mut stopping = shared.stopping.clone();
+    loop {
+        let connection = tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => return,
+            connection = shared.endpoint.accept() => connection,
+        };
+        let Some(connection) = connection else { return };
+        let link = ClientLink(numbers.fetch_add(1, Ordering::Relaxed));
+        tokio::spawn(serve(shared.clone(), connection, link));
+    }
+}
+
+async fn serve(shared: Shared, connection: Connection, number: ClientLink) {
+    let Some(consensus) = shared.consensus.borrow().clone() else { return };
+    let link = match connection.open_link(hello(&consensus), consensus.geometry().packet_len()).await {
+        Ok(link) => link,
+        Err(e) => return debug!("a client's link was not opened: {e}"),
+    };
+    drop(consensus);
+    let (backlog, queue) = mpsc::channel(CLIENT_BACKLOG);
+    if shared.events.send(ClientEvent::Up(number, backlog)).await.is_err() {
+        return;
+    }
+    tokio::spawn(write(link.sender, queue));
+    read(&shared, link.receiver, number).await;
+    // Fails when the owner is gone, at the end.
+    let _ = shared.events.send(ClientEvent::Gone(number)).await;
+}
+
+async fn read(shared: &Shared, mut receiver: LinkReceiver, number: ClientLink) {
+    let mut stopping = shared.stopping.clone();
+    loop {
+        let received = tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => return,
+            received = receiver.recv() => received,
+        };
+        let taken = match received {
+            None | Some(Received::Control(Frame::Goodbye)) => return,
+            Some(Received::Packet(packet)) => shared.intake.packet(Source::Client(number), packet).await,
+            Some(Received::Control(Frame::Attach(secret))) => {
+                shared.events.send(ClientEvent::Attach(number, secret)).await.is_ok()
+            }
+            Some(Received::Control(_)) => true,
+        };
+        if !taken {
+            return;
+        }
+    }
+}
+
+/// Writes until the owner lets go or the link closes. Reading goes on beside it: a client that takes nothing can still
+/// send.
+async fn write(sender: LinkSender, mut queue: mpsc::Receiver<ToClient>) {
+    while let Some(item) = queue.recv().await {
+        let written = match item {
+            ToClient::Packet(packet) => sender.send(packet).await.is_ok(),
+            ToClient::Attached(inbox) => sender.try_control(Frame::Attached(inbox)).is_ok(),
+        };
+        if !written {
+            return;
+        }
+    }
+}

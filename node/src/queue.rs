@@ -1,0 +1,309 @@
+//! The queue service: commands in, operations of the store, answers out through reply blocks.
+//!
+//! ```text
+//! content -> Envelope -> QueueOp -> (store) -> Outcome -> Answer -> ReplyBlock::reply -> Send to its first relay
+//! ```
+//! Capabilities are hashed at once. Reply blocks live in memory only: with the operation that they answer, or in a
+//! queue's subscription until there is a message for them.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use posta_protocol::answer::{Answer, Body};
+use posta_protocol::codec::Reader;
+use posta_protocol::command::{Command, Envelope};
+use posta_protocol::geometry::Geometry;
+use posta_protocol::ids::{Incarnation, QueueId};
+use posta_protocol::onion::reply::ReplyBlock;
+use posta_protocol::registry::answer as code;
+use posta_store::{Outcome, QueueOp};
+
+use self::subscriptions::{Subscribed, Subscriptions, Turn};
+use crate::relay::{Action, Admission, Context, Token};
+
+mod subscriptions;
+
+pub use subscriptions::{MAX_BLOCKS, MAX_IN_FLIGHT, MAX_PACE, MAX_SUBSCRIPTIONS, RESEND_AFTER};
+
+/// Operations that wait for the store, at most about 100 MB with their bodies and reply blocks; beyond it commands are
+/// answered `busy`.
+pub const MAX_PENDING: usize = 4_096;
+/// When to try again what found the store busy.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// How much the queue service may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueBounds {
+    /// See [`MAX_PENDING`].
+    pub pending: usize,
+    /// See [`MAX_SUBSCRIPTIONS`].
+    pub subscriptions: usize,
+    /// See [`MAX_BLOCKS`].
+    pub blocks: usize,
+}
+
+impl Default for QueueBounds {
+    fn default() -> Self {
+        Self { pending: MAX_PENDING, subscriptions: MAX_SUBSCRIPTIONS, blocks: MAX_BLOCKS }
+    }
+}
+
+/// What to do with an outcome of the store.
+enum Pending {
+    /// Answer it, and see whether it changes a subscription.
+    Command { reply: Option<ReplyBlock>, effect: Effect },
+    /// A `subscribe`, whose acknowledgement is with the store.
+    Subscribe { queue: QueueId, acked: u64, pace: Duration, blocks: VecDeque<ReplyBlock> },
+    /// A message for a subscription.
+    Deliver { queue: QueueId },
+}
+
+/// What a command does to a subscription, once done.
+#[derive(Clone, Copy)]
+enum Effect {
+    None,
+    Acked(QueueId, u64),
+    Deleted(QueueId),
+}
+
+pub(crate) struct QueueService {
+    geometry: Geometry,
+    incarnation: Incarnation,
+    admission: Admission,
+    max_pending: usize,
+    pending: HashMap<Token, Pending>,
+    next_token: u64,
+    subscriptions: Subscriptions,
+}
+
+impl QueueService {
+    pub(crate) fn new(geometry: Geometry, incarnation: Incarnation, admission: Admission, bounds: QueueBounds) -> Self {
+        Self {
+            geometry,
+            incarnation,
+            admission,
+            max_pending: bounds.pending,
+            pending: HashMap::new(),
+            next_token: 0,
+            subscriptions: Subscriptions::new(bounds.subscriptions, bounds.blocks),
+        }
+    }
+
+    /// The content of a packet for this relay's queues.
+    pub(crate) fn command(&mut self, cx: &mut Context<'_>, content: &[u8]) {
+        let Ok(Envelope { command, mut reply }) = Envelope::decode(content, self.geometry) else {
+            cx.counters.malformed += 1;
+            let block = last_block(content, self.geometry);
+            return self.answer(cx, block, Body::Refused(code::MALFORMED));
+        };
+        let (op, effect) = match command {
+            Command::Subscribe { reader, acked, pace } => {
+                let pace = Duration::from_millis(pace.into()).min(MAX_PACE);
+                return self.subscribe(cx, reader.id(), acked, pace, reply.into());
+            }
+            Command::Create { queue, writer, admission } => {
+                if !self.admission.admits(&admission) {
+                    return self.answer(cx, reply.pop(), Body::Refused(code::NOT_ADMITTED));
+                }
+                (QueueOp::Create { queue, writer }, Effect::None)
+            }
+            Command::Secure { invited, writer } => (QueueOp::Secure { invited: invited.id(), writer }, Effect::None),
+            Command::Send { writer, sequence, body } => {
+                (QueueOp::Send { writer: writer.id(), sequence, body }, Effect::None)
+            }
+            Command::Fetch { reader, after } => {
+                (QueueOp::Read { queue: reader.id(), after, skip: Vec::new() }, Effect::None)
+            }
+            Command::Ack { reader, up_to } => {
+                let queue = reader.id();
+                (QueueOp::Ack { queue, up_to }, Effect::Acked(queue, up_to))
+            }
+            Command::Delete { reader } => {
+                let queue = reader.id();
+                (QueueOp::Delete { queue }, Effect::Deleted(queue))
+            }
+            Command::BlobPut { put, get, one_time, hours, body } => {
+                let ttl = Duration::from_secs(u64::from(hours) * 3600);
+                (QueueOp::BlobPut { put: put.id(), get, one_time, ttl, body }, Effect::None)
+            }
+            Command::BlobGet { get, reader } => {
+                (QueueOp::BlobGet { get: get.id(), reader: *reader.expose() }, Effect::None)
+            }
+            Command::BlobDelete { put } => (QueueOp::BlobDelete { put: put.id() }, Effect::None),
+            Command::Echo => return self.answer(cx, reply.pop(), Body::Ok),
+            _ => return self.answer(cx, reply.pop(), Body::Refused(code::UNSUPPORTED)),
+        };
+        if let Err(Pending::Command { reply, .. }) =
+            self.submit(cx, op, Pending::Command { reply: reply.pop(), effect })
+        {
+            cx.counters.busy += 1;
+            self.answer(cx, reply, Body::Refused(code::BUSY));
+        }
+    }
+
+    /// Acknowledges first: it costs the store nothing if nothing is new, and tells whether the queue exists.
+    fn subscribe(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        acked: u64,
+        pace: Duration,
+        blocks: VecDeque<ReplyBlock>,
+    ) {
+        let pending = Pending::Subscribe { queue, acked, pace, blocks };
+        if let Err(Pending::Subscribe { mut blocks, .. }) =
+            self.submit(cx, QueueOp::Ack { queue, up_to: acked }, pending)
+        {
+            cx.counters.busy += 1;
+            self.answer(cx, blocks.pop_front(), Body::Refused(code::BUSY));
+        }
+    }
+
+    /// Asks the store, or gives back what was to be remembered if too much waits already.
+    fn submit(&mut self, cx: &mut Context<'_>, op: QueueOp, pending: Pending) -> Result<(), Pending> {
+        if self.pending.len() >= self.max_pending {
+            return Err(pending);
+        }
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.pending.insert(token, pending);
+        cx.out.push_back(Action::Store { token, op });
+        Ok(())
+    }
+
+    /// What became of an operation.
+    pub(crate) fn stored(&mut self, cx: &mut Context<'_>, token: Token, outcome: Outcome) {
+        match self.pending.remove(&token) {
+            None => {}
+            Some(Pending::Command { reply, effect }) => self.done(cx, reply, effect, outcome),
+            Some(Pending::Subscribe { queue, acked, pace, mut blocks }) => {
+                if let Outcome::Refused(refusal) = outcome {
+                    return self.answer(cx, blocks.pop_front(), Body::Refused(refusal.code()));
+                }
+                let before = blocks.len();
+                blocks.retain(|block| usable(cx, block));
+                cx.counters.unanswered += (before - blocks.len()) as u64;
+                let new = Subscribed { acked, pace, blocks };
+                cx.counters.blocks_dropped += self.subscriptions.add(queue, new);
+                self.pump(cx, queue);
+            }
+            Some(Pending::Deliver { queue }) => self.read(cx, queue, outcome),
+        }
+    }
+
+    fn done(&mut self, cx: &mut Context<'_>, reply: Option<ReplyBlock>, effect: Effect, outcome: Outcome) {
+        let refused = matches!(outcome, Outcome::Refused(_));
+        let arrived = match &outcome {
+            Outcome::Accepted { queue, .. } => Some(*queue),
+            _ => None,
+        };
+        let body = match outcome {
+            Outcome::Done | Outcome::Accepted { .. } | Outcome::Repeated { .. } => Body::Ok,
+            Outcome::Message { sequence, body, left } => Body::Message { sequence, left, body },
+            Outcome::Empty => Body::Empty,
+            Outcome::Blob { body } => Body::Blob(body),
+            Outcome::Refused(refusal) => Body::Refused(refusal.code()),
+        };
+        self.answer(cx, reply, body);
+        if let Some(queue) = arrived {
+            cx.counters.stored += 1;
+            self.subscriptions.arrived(&queue);
+            self.pump(cx, queue);
+        }
+        match effect {
+            Effect::Acked(queue, up_to) if !refused => self.subscriptions.acked(&queue, up_to),
+            Effect::Deleted(queue) if !refused => {
+                cx.counters.blocks_dropped += self.subscriptions.remove(&queue);
+            }
+            _ => {}
+        }
+    }
+
+    /// The store's answer to a subscription's turn.
+    fn read(&mut self, cx: &mut Context<'_>, queue: QueueId, outcome: Outcome) {
+        let more = match outcome {
+            Outcome::Message { sequence, body, left } => {
+                let usable = |block: &ReplyBlock| usable(cx, block);
+                match self.subscriptions.deliver(cx.now.mono, &queue, sequence, left, usable) {
+                    Some((block, more)) => {
+                        self.answer(cx, Some(block), Body::Message { sequence, left, body });
+                        more
+                    }
+                    None => false,
+                }
+            }
+            Outcome::Refused(refusal) => {
+                let block = self.subscriptions.take_block(&queue);
+                cx.counters.blocks_dropped += self.subscriptions.remove(&queue);
+                self.answer(cx, block, Body::Refused(refusal.code()));
+                false
+            }
+            _ => self.subscriptions.nothing(&queue),
+        };
+        if more {
+            self.pump(cx, queue);
+        }
+    }
+
+    /// Takes the queue's turn if it has one: at once, or at a time drawn from the rate that the reader asked for.
+    fn pump(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        if self.subscriptions.turn(cx.now.mono, &queue, cx.rng) == Turn::Now {
+            self.take_turn(cx, queue);
+        }
+    }
+
+    fn take_turn(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let Some((after, skip)) = self.subscriptions.begin(cx.now.mono, &queue) else { return };
+        if self.submit(cx, QueueOp::Read { queue, after, skip }, Pending::Deliver { queue }).is_err() {
+            self.subscriptions.retry(cx.now.mono + RETRY_AFTER, &queue);
+        }
+    }
+
+    /// Turns whose time has come.
+    pub(crate) fn due(&mut self, cx: &mut Context<'_>) {
+        while let Some(queue) = self.subscriptions.pop_due(cx.now.mono) {
+            self.take_turn(cx, queue);
+        }
+    }
+
+    pub(crate) fn next_due(&self) -> Option<posta_protocol::now::Mono> {
+        self.subscriptions.next_due()
+    }
+
+    /// Drops reply blocks of past key epochs.
+    pub(crate) fn purge(&mut self, cx: &mut Context<'_>) {
+        let (layers, wall) = (cx.layers, cx.now.wall);
+        cx.counters.blocks_dropped += self.subscriptions.purge(|epoch| layers.usable(epoch, wall));
+    }
+
+    /// Answers, if there is a block that can be used: of the current key epoch, and by a first relay to which a path
+    /// leads from here.
+    fn answer(&self, cx: &mut Context<'_>, block: Option<ReplyBlock>, body: Body) {
+        let Some(block) = block.filter(|block| usable(cx, block)) else {
+            cx.counters.unanswered += 1;
+            return;
+        };
+        let answer = Answer { incarnation: self.incarnation, body }.encode();
+        match block.reply(self.geometry, &answer) {
+            Ok((to, packet)) => {
+                cx.counters.answers += 1;
+                cx.out.push_back(Action::Send { to, packet });
+            }
+            // A geometry with less room than a message needs.
+            Err(_) => cx.counters.unanswered += 1,
+        }
+    }
+}
+
+fn usable(cx: &Context<'_>, block: &ReplyBlock) -> bool {
+    cx.layers.usable(block.key_epoch, cx.now.wall) && cx.layers.may_go(&block.first, block.key_epoch)
+}
+
+/// The last reply block of content that doesn't parse. Whatever is there is taken for one; what isn't names no key
+/// epoch that can be used.
+fn last_block(content: &[u8], geometry: Geometry) -> Option<ReplyBlock> {
+    let body = Reader::new(content).bounded(geometry.content_len(), "command").ok()?;
+    let at = body.len().checked_sub(ReplyBlock::encoded_len(geometry))?;
+    ReplyBlock::read(&mut Reader::new(body.get(at..)?), geometry).ok()
+}

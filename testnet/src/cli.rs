@@ -1,0 +1,191 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use posta_link::exit;
+
+use crate::demo::{self, Kill, Plan, Target};
+use crate::layout::Size;
+use crate::{process, up};
+
+/// A whole Posta network on this machine: authorities, relays and clients as separate processes on loopback.
+#[derive(Debug, Parser)]
+#[command(name = "posta-testnet", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Real messages through a whole network, one relay killed for good and one restarted, and a report.
+    ///
+    /// Exits 0 only if every message was delivered, once and in order.
+    Demo {
+        /// Print the report as one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Messages each way.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(3..=10_000))]
+        messages: u16,
+        /// Seconds over which they are sent.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=3600))]
+        seconds: u16,
+        /// Seed of the bodies and of who is killed; drawn and printed if not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Keep keys, stores and logs in this folder; otherwise they go with the demo.
+        #[arg(long, value_name = "FOLDER")]
+        keep: Option<PathBuf>,
+        /// Instead of a mix and an edge, kill the n-th process: authorities first, then edges, then mixes.
+        #[arg(long, value_name = "N", hide = true)]
+        victim: Option<usize>,
+        /// When to kill it: the share of all messages that were sent before.
+        #[arg(long, value_name = "SHARE", default_value_t = 0.5, hide = true)]
+        at: f64,
+    },
+    /// Start a network and stay until interrupted; prints how to connect.
+    Up {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// What is running, and what isn't.
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop the network and remove its folder.
+    Down {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Run as one of the programs that a network is made of.
+    #[command(hide = true, disable_help_flag = true)]
+    Role {
+        /// Which program.
+        role: Role,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The testnet's folder: everything of it lies there.
+    #[arg(long, value_name = "FOLDER", env = "POSTA_TESTNET_DIR", default_value_os_t = default_dir())]
+    dir: PathBuf,
+}
+
+fn default_dir() -> PathBuf {
+    std::env::temp_dir().join("posta-testnet")
+}
+
+/// The programs that this one can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// A relay.
+    Node,
+    /// An authority.
+    Directory,
+    /// A client.
+    Posta,
+}
+
+impl Role {
+    /// As it stands on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Directory => "directory",
+            Self::Posta => "posta",
+        }
+    }
+
+    fn run(self, args: Vec<OsString>) -> ExitCode {
+        process::tether();
+        let program: OsString = match self {
+            Self::Node => "posta-node",
+            Self::Directory => "posta-directory",
+            Self::Posta => "posta",
+        }
+        .into();
+        let args = std::iter::once(program).chain(args);
+        match self {
+            Self::Node => posta_node::cli::main(args),
+            Self::Directory => posta_directory::cli::main(args),
+            Self::Posta => posta_client::cli::main(args),
+        }
+    }
+}
+
+/// Runs the program with these arguments, its own name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Arguments::parse_from(args).command {
+        // A role brings its own runtime.
+        Command::Role { role, args } => role.run(args),
+        command => match run(command) {
+            Ok(code) => code,
+            Err(e) => {
+                eprintln!("posta-testnet: {e:#}");
+                ExitCode::from(exit::FAILURE)
+            }
+        },
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        match command {
+            Command::Demo { json, messages, seconds, seed, keep, victim, at } => {
+                let seed = seed.unwrap_or_else(rand::random);
+                let over = Duration::from_secs(seconds.into());
+                let mut plan = Plan { messages: messages.into(), over, ..Plan::demo(seed) };
+                if let Some(n) = victim {
+                    plan.kills = vec![Kill { at, who: Target::Any(n) }];
+                }
+                demo_command(json, &plan, keep).await
+            }
+            Command::Up { place } => up::up(&place.dir).await,
+            Command::Status { place, json } => up::status(&place.dir, json),
+            Command::Down { place } => up::down(&place.dir).await,
+            Command::Role { .. } => Ok(ExitCode::from(exit::USAGE)),
+        }
+    })
+}
+
+async fn demo_command(json: bool, plan: &Plan, keep: Option<PathBuf>) -> Result<ExitCode> {
+    let dir = keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("posta-demo-{}", std::process::id())));
+    if dir.exists() {
+        anyhow::bail!("{} is there already: remove it or name another folder", dir.display());
+    }
+    let result = tokio::select! {
+        result = demo::run(Size::DEMO, &dir, plan, json) => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; all processes are stopped")),
+    };
+    if keep.is_none() {
+        // What can't be removed is in the temporary folder, which the system clears.
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+    let report = result.with_context(|| format!("the demo failed (seed {})", plan.seed))?;
+    if json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    if !report.passed() {
+        eprintln!("seed {}; run again with --seed {} --keep FOLDER to look into the logs", plan.seed, plan.seed);
+    }
+    Ok(ExitCode::from(if report.passed() { exit::OK } else { exit::FAILURE }))
+}

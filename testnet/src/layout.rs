@@ -1,0 +1,172 @@
+//! Who is where: addresses, ports, folders and names of one testnet.
+//!
+//! Relay *i* binds 127.(i+1).0.1 and client *k* 127.250.k.1, so that networks differ and logs can be searched for
+//! addresses. Ports are the same for all nodes of a testnet and free at its start, so that several run side by side.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use rand::RngExt;
+
+/// Ports to try from and to; below the range that the kernel gives out by itself.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// Tries to find two ports that are free on every address.
+const TRIES: usize = 50;
+
+/// How many of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Authorities of the directory.
+    pub authorities: usize,
+    /// Relays that are entries and hold queues.
+    pub edges: usize,
+    /// Relays that mix.
+    pub mixes: usize,
+    /// Client addresses set aside.
+    pub clients: usize,
+}
+
+impl Size {
+    /// The demo's network: 4 authorities, 6 edges, 6 mixes, 2 clients.
+    pub const DEMO: Self = Self { authorities: 4, edges: 6, mixes: 6, clients: 2 };
+
+    /// Edges and mixes.
+    #[must_use]
+    pub const fn relays(&self) -> usize {
+        self.edges + self.mixes
+    }
+}
+
+/// The addresses and folders of one testnet.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// How many of each.
+    pub size: Size,
+    /// Everything of this testnet lies under it.
+    pub dir: PathBuf,
+    /// The first of two ports: relays' links and authorities; the next one is for clients.
+    pub port: u16,
+}
+
+impl Layout {
+    /// Finds two ports that are free on every address of this testnet.
+    ///
+    /// # Errors
+    /// If there are none, or the loopback addresses can't be bound.
+    pub fn find(size: Size, dir: &Path) -> io::Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..TRIES {
+            let port = rand::rng().random_range(PORTS) & !1;
+            let layout = Self { size, dir: dir.to_path_buf(), port };
+            match layout.bindable() {
+                Ok(()) => return Ok(layout),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    fn bindable(&self) -> io::Result<()> {
+        let authorities = (0..self.size.authorities).map(|a| self.authority_address(a));
+        let links = (0..self.size.relays()).map(|r| self.link_address(r));
+        let clients = (0..self.size.relays()).map(|r| self.client_address(r));
+        authorities.chain(links).chain(clients).try_for_each(|a| UdpSocket::bind(a).map(drop))
+    }
+
+    /// Where authority `a` listens.
+    #[must_use]
+    pub fn authority_address(&self, a: usize) -> SocketAddr {
+        (Ipv4Addr::new(127, 200, low_byte(a), 1), self.port).into()
+    }
+
+    /// Where relay `r` listens for other relays.
+    #[must_use]
+    pub fn link_address(&self, r: usize) -> SocketAddr {
+        (relay_ip(r), self.port).into()
+    }
+
+    /// Where relay `r` listens for clients.
+    #[must_use]
+    pub fn client_address(&self, r: usize) -> SocketAddr {
+        (relay_ip(r), self.port + 1).into()
+    }
+
+    /// The address that client `k` sends from.
+    #[must_use]
+    pub fn client_ip(&self, k: usize) -> IpAddr {
+        Ipv4Addr::new(127, 250, low_byte(k), 1).into()
+    }
+
+    /// Whether relay `r` is an edge; the others are mixes.
+    #[must_use]
+    pub const fn is_edge(&self, r: usize) -> bool {
+        r < self.size.edges
+    }
+
+    /// A relay's name.
+    #[must_use]
+    pub fn relay_name(&self, r: usize) -> String {
+        if self.is_edge(r) { format!("edge-{}", r + 1) } else { format!("mix-{}", r - self.size.edges + 1) }
+    }
+
+    /// An authority's name.
+    #[must_use]
+    pub fn authority_name(&self, a: usize) -> String {
+        format!("authority-{}", a + 1)
+    }
+
+    /// The folder of a node.
+    #[must_use]
+    pub fn node_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// What clients and relays know of the directory.
+    #[must_use]
+    pub fn network_file(&self) -> PathBuf {
+        self.dir.join("network.toml")
+    }
+
+    /// Where the logs go, a file a process.
+    #[must_use]
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(format!("{name}.log"))
+    }
+}
+
+/// Relay r's own network; 1 to 199, as authorities begin at 127.200.
+fn relay_ip(r: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, low_byte(r % 199 + 1), low_byte(r / 199), 1)
+}
+
+fn low_byte(n: usize) -> u8 {
+    u8::try_from(n & 0xff).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_node_has_an_address_of_its_own() {
+        let size = Size { authorities: 4, edges: 150, mixes: 150, clients: 20 };
+        let l = Layout { size, dir: PathBuf::new(), port: 20_000 };
+        let mut all: BTreeSet<IpAddr> = (0..300).map(|r| l.link_address(r).ip()).collect();
+        all.extend((0..4).map(|a| l.authority_address(a).ip()));
+        all.extend((0..20).map(|k| l.client_ip(k)));
+        assert_eq!(all.len(), 324);
+    }
+
+    #[test]
+    fn the_ports_found_are_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let l = Layout::find(Size::DEMO, dir.path()).unwrap();
+        let held = UdpSocket::bind(l.client_address(3)).unwrap();
+        assert!(l.bindable().is_err());
+        drop(held);
+        l.bindable().unwrap();
+    }
+}

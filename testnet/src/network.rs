@@ -1,0 +1,249 @@
+//! Authorities, relays and clients as processes on loopback.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use posta_directory::config as authority;
+use posta_link::fetch::Network as Listed;
+use posta_link::logs::LogLevel;
+use posta_node::config::{self as relay, Role as Offer};
+use posta_node::keys::Keys;
+use posta_protocol::document::Authorities;
+use posta_protocol::now::Wall;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::cli::Role;
+use crate::layout::{Layout, Size};
+use crate::process::{LINES, Process, Said};
+
+/// Length of an epoch: short, so that a relay that is gone leaves the list while a demo still runs.
+const EPOCH: Duration = Duration::from_secs(10);
+/// Length of a key epoch: several pass in a few minutes.
+const KEY_EPOCH: Duration = Duration::from_secs(60);
+/// Days for which the authorities' certificates are valid.
+const CERTIFICATE_DAYS: u64 = 30;
+/// Free space that a relay of a testnet leaves, in MiB.
+const MIN_FREE_MIB: u64 = 64;
+/// How long a process may take to stop.
+const STOP: Duration = Duration::from_secs(5);
+/// Bytes of a log's end that are shown.
+const LAST_WORDS: usize = 400;
+/// Logs say what tests search; the messages of a demo are few.
+const LOG_LEVEL: LogLevel = LogLevel::Trace;
+
+/// A running network.
+#[derive(Debug)]
+pub struct Network {
+    layout: Layout,
+    running: BTreeMap<String, Process>,
+    lines: mpsc::Receiver<(String, Said)>,
+    said: mpsc::Sender<(String, Said)>,
+    /// What relays said of themselves last.
+    counters: BTreeMap<String, Value>,
+}
+
+impl Network {
+    /// Makes keys and configurations in `dir`, which must not exist, and starts authorities and relays.
+    ///
+    /// # Errors
+    /// If the folder can't be written, no ports are free, or a process doesn't start.
+    pub async fn start(size: Size, dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("can't make the folder {}", dir.display()))?;
+        let dir = dir.canonicalize().with_context(|| format!("can't find {}", dir.display()))?;
+        let layout = Layout::find(size, &dir).context("no two ports are free on all of the testnet's addresses")?;
+        prepare(&layout)?;
+        let (said, lines) = mpsc::channel(LINES);
+        let mut network = Self { layout, running: BTreeMap::new(), lines, said, counters: BTreeMap::new() };
+        for a in 0..size.authorities {
+            let name = network.layout.authority_name(a);
+            network.restart(&name)?;
+        }
+        for r in 0..size.relays() {
+            let name = network.layout.relay_name(r);
+            network.restart(&name)?;
+        }
+        Ok(network)
+    }
+
+    /// Who is where.
+    #[must_use]
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Starts an authority or relay of this network: for the first time, or again after a kill.
+    ///
+    /// # Errors
+    /// If the process doesn't start.
+    pub fn restart(&mut self, name: &str) -> Result<()> {
+        let folder = self.layout.node_dir(name);
+        let text = |p: &Path| p.display().to_string();
+        if name.starts_with("authority") {
+            let config = text(&folder.join(authority::CONFIG_FILE));
+            self.spawn(name, Role::Directory, &["run".into(), "--config".into(), config])
+        } else {
+            let config = text(&folder.join("node.toml"));
+            self.spawn(name, Role::Node, &["run".into(), "--config".into(), config, "--ready-json".into()])
+        }
+    }
+
+    /// Starts a client at the k-th client address.
+    ///
+    /// # Errors
+    /// If the process doesn't start.
+    pub fn start_client(&mut self, name: &str, k: usize, more: &[&str]) -> Result<()> {
+        let (file, ip) = (self.layout.network_file().display().to_string(), self.layout.client_ip(k).to_string());
+        let log = LOG_LEVEL.to_string();
+        let mut args: Vec<String> =
+            ["talk", "--network", &file, "--local", &ip, "--json", "--log", &log].map(str::to_owned).to_vec();
+        args.extend(more.iter().map(|s| (*s).to_owned()));
+        self.spawn(name, Role::Posta, &args)
+    }
+
+    fn spawn(&mut self, name: &str, role: Role, args: &[String]) -> Result<()> {
+        let process = Process::start(name, role, args, &self.layout.log_file(name), self.said.clone())
+            .with_context(|| format!("{name} can't be started"))?;
+        self.running.insert(name.to_owned(), process);
+        Ok(())
+    }
+
+    /// Writes a line to a process.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub async fn say(&mut self, name: &str, line: &Value) -> Result<()> {
+        let last_words = self.last_words(name);
+        let process = self.running.get_mut(name).with_context(|| format!("{name} isn't running"))?;
+        process.say(line).await.with_context(|| format!("{name} does not listen any more: {last_words}"))
+    }
+
+    /// The next thing that any process says.
+    pub async fn next(&mut self) -> (String, Said) {
+        // The sender that we hold keeps the channel open.
+        let Some((name, said)) = self.lines.recv().await else { return std::future::pending().await };
+        if let Said::Line(line) = &said
+            && line.get("carried").is_some()
+        {
+            self.counters.insert(name.clone(), line.clone());
+        }
+        (name, said)
+    }
+
+    fn count(&self, name: &str, what: &str) -> u64 {
+        self.counters.get(name).and_then(|c| c.get(what)?.as_u64()).unwrap_or_default()
+    }
+
+    /// Packets that a relay has carried, as it said last.
+    #[must_use]
+    pub fn carried(&self, name: &str) -> u64 {
+        self.count(name, "carried")
+    }
+
+    /// Messages that a relay has stored, as it said last.
+    #[must_use]
+    pub fn stored(&self, name: &str) -> u64 {
+        self.count(name, "stored")
+    }
+
+    /// Running processes whose name starts so.
+    pub fn names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = String> + 'a {
+        self.running.keys().filter(move |n| n.starts_with(prefix)).cloned()
+    }
+
+    /// Whether the process with this id is one that should run: not one that we have killed.
+    #[must_use]
+    pub fn should_run(&self, name: &str, pid: u32) -> bool {
+        self.running.get(name).is_some_and(|p| p.pid() == pid)
+    }
+
+    /// Process ids, by name.
+    #[must_use]
+    pub fn pids(&self) -> Vec<(String, u32)> {
+        self.running.values().map(|p| (p.name.clone(), p.pid())).collect()
+    }
+
+    /// The end of a process's log.
+    #[must_use]
+    pub fn last_words(&self, name: &str) -> String {
+        let log = fs::read_to_string(self.layout.log_file(name)).unwrap_or_default();
+        let start = log.floor_char_boundary(log.len().saturating_sub(LAST_WORDS));
+        log.get(start..).unwrap_or_default().trim().to_owned()
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub async fn kill(&mut self, name: &str) -> Result<()> {
+        let Some(process) = self.running.remove(name) else { bail!("{name} isn't running") };
+        self.counters.remove(name);
+        process.kill().await.with_context(|| format!("{name} can't be killed"))
+    }
+
+    /// Stops everything.
+    pub async fn stop(&mut self) {
+        let all = std::mem::take(&mut self.running);
+        let stops: Vec<_> = all.into_values().map(|p| tokio::spawn(p.stop(STOP))).collect();
+        for stop in stops {
+            // What doesn't stop is killed when its handle goes.
+            let _ = stop.await;
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "key files are certified from now on; the testnet is a driver")]
+fn wall() -> Wall {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Writes keys and configurations of all authorities and relays.
+fn prepare(layout: &Layout) -> Result<()> {
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let mut list = Vec::new();
+    for a in 0..layout.size.authorities {
+        let name = layout.authority_name(a);
+        let config = authority::Config {
+            listen: layout.authority_address(a),
+            network: layout.network_file(),
+            epoch_ms: millis(EPOCH),
+            key_epoch_ms: millis(KEY_EPOCH),
+            bootstrap_relays: layout.size.relays(),
+            reserved_networks: true,
+            log_level: LOG_LEVEL,
+            ..authority::Config::default()
+        };
+        let folder = layout.node_dir(&name);
+        let made = authority::init(&folder, &config, vec![config.listen], CERTIFICATE_DAYS, wall(), false)
+            .with_context(|| format!("{name} can't be set up"))?;
+        list.extend(made.authorities().list().iter().cloned());
+    }
+    let authorities = Authorities::new(list).context("the authorities' keys")?;
+    Listed::new(authorities).save(&layout.network_file()).context("network.toml can't be written")?;
+
+    for r in 0..layout.size.relays() {
+        let name = layout.relay_name(r);
+        let folder = layout.node_dir(&name);
+        let config = relay::Config {
+            network: layout.network_file(),
+            link_address: layout.link_address(r),
+            client_address: layout.client_address(r),
+            roles: vec![if layout.is_edge(r) { Offer::Edge } else { Offer::Mix }],
+            operator: name.clone(),
+            workers: 1,
+            log_level: LOG_LEVEL,
+            allow_root: true,
+            key_epoch_ms: millis(KEY_EPOCH),
+            store: relay::StoreConfig { min_free_mib: MIN_FREE_MIB, ..relay::StoreConfig::default() },
+            ..relay::Config::default()
+        };
+        fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+        fs::write(folder.join("node.toml"), relay::template(&config)).context("node.toml can't be written")?;
+        Keys::create(&folder.join(&config.state_dir), wall()).with_context(|| format!("{name} can't be set up"))?;
+    }
+    Ok(())
+}

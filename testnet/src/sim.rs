@@ -1,0 +1,305 @@
+//! The same relay and client cores in one process, under virtual time, from a seed.
+//!
+//! Real packets with real keys; links carry them with a latency and a loss drawn from the seed. A relay that is killed
+//! loses what a process loses: its delays, reply blocks, inboxes and whatever its store had not yet applied. Keys, replay
+//! log and store survive, as a disk does. Two runs of one seed give the same trace.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use posta_protocol::crypto::keyed_hash;
+use posta_protocol::ids::RelayId;
+use posta_protocol::now::{Mono, Now, Wall};
+use rand::RngExt;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use thiserror::Error;
+
+use self::client::ClientNode;
+use self::directory::Directory;
+use self::relay::RelayNode;
+use crate::ledger::{Ledger, Side, body};
+
+mod client;
+pub mod directory;
+mod relay;
+mod step;
+
+/// When the simulated world begins: 2026-01-01, in the middle of a key epoch of ten minutes.
+const BEGIN: Wall = Wall(1_767_225_600_000 + 300_000);
+/// Events of one run; a run that needs more turns in circles.
+const MAX_EVENTS: u64 = 20_000_000;
+/// How long after the last send a message may still arrive.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Something that can't happen unless the simulation itself is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the simulation could not make {0}")]
+pub struct Broken(pub &'static str);
+
+/// A relay killed during a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Kill {
+    /// Which relay, in the order of identities.
+    pub relay: usize,
+    /// When, since the first message was sent.
+    pub at: Duration,
+    /// How long until it is back; `None` for never.
+    pub restart_after: Option<Duration>,
+    /// Whether it comes back only if it is an edge; a mix is then gone for good.
+    pub only_edges: bool,
+}
+
+/// What a run is like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// All randomness.
+    pub seed: u64,
+    /// Entries and queues.
+    pub edges: usize,
+    /// Mixes.
+    pub mixes: usize,
+    /// Messages each way.
+    pub messages: usize,
+    /// Time over which they are sent.
+    pub over: Duration,
+    /// Latency of a link: uniform between these.
+    pub latency: (Duration, Duration),
+    /// The share of packets that a link loses, 0.0 to 1.0.
+    pub loss: f64,
+    /// Who is killed.
+    pub kills: Vec<Kill>,
+    /// Length of a directory epoch.
+    pub epoch: Duration,
+    /// Length of a key epoch.
+    pub key_epoch: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            edges: 6,
+            mixes: 6,
+            messages: 20,
+            over: Duration::from_secs(10),
+            latency: (Duration::from_millis(5), Duration::from_millis(50)),
+            loss: 0.0,
+            kills: Vec::new(),
+            epoch: Duration::from_secs(60),
+            key_epoch: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was sent and what arrived.
+    pub ledger: Ledger,
+    /// Messages whose sender was told that they were delivered.
+    pub told_delivered: usize,
+    /// A hash over every event in order: equal for equal runs.
+    pub trace: [u8; 32],
+    /// Virtual time that passed.
+    pub elapsed: Duration,
+    /// Packets that relays did something for.
+    pub carried: u64,
+}
+
+impl Outcome {
+    /// Whether everything arrived, once, in order and unchanged.
+    #[must_use]
+    pub fn is_clean(&self, options: &Options) -> bool {
+        let l = &self.ledger;
+        l.total() == options.messages * 2
+            && l.delivered() == l.total()
+            && l.duplicates + l.out_of_order + l.foreign == 0
+    }
+}
+
+/// Something that is going to happen.
+#[derive(Debug)]
+enum Happening {
+    ToRelay(usize, relay::Input),
+    RelayTimer(usize, u32),
+    ToClient(Side, posta_client::session::event::Event),
+    ClientTimer(Side, u64),
+    Connected(Side, RelayId),
+    Kill(Kill),
+    Restart(usize),
+    Epoch,
+    Send(usize),
+}
+
+struct Entry(Mono, u64, Happening);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+struct World<'a> {
+    options: &'a Options,
+    rng: ChaCha20Rng,
+    now: Now,
+    begin: Now,
+    queue: BinaryHeap<Reverse<Entry>>,
+    order: u64,
+    directory: Directory,
+    relays: Vec<RelayNode>,
+    clients: Vec<ClientNode>,
+    ledger: Ledger,
+    told_delivered: usize,
+    connected: usize,
+    sent_all_at: Option<Mono>,
+    links: u64,
+    trace: [u8; 32],
+}
+
+/// Runs until everything has arrived, or patience is at an end.
+///
+/// # Errors
+/// [`Broken`] if the simulation itself fails.
+pub fn run(options: &Options) -> Result<Outcome, Broken> {
+    let mut rng = ChaCha20Rng::seed_from_u64(options.seed);
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    let directory = Directory::new(seed, options.edges, options.mixes, options.epoch, options.key_epoch)?;
+    let now = Now { mono: Mono(0), wall: BEGIN };
+    let documents = directory.documents(now.wall)?;
+    let relays = directory
+        .relays()
+        .iter()
+        .map(|r| RelayNode::new(*r, &directory, &documents, now, &mut rng))
+        .collect::<Result<_, _>>()?;
+    let clients = Side::BOTH.iter().map(|_| ClientNode::new(&mut rng)).collect();
+    let mut world = World {
+        options,
+        rng,
+        now,
+        begin: now,
+        queue: BinaryHeap::new(),
+        order: 0,
+        directory,
+        relays,
+        clients,
+        ledger: Ledger::default(),
+        told_delivered: 0,
+        connected: 0,
+        sent_all_at: None,
+        links: 0,
+        trace: [0; 32],
+    };
+    world.run(&documents)
+}
+
+impl World<'_> {
+    fn run(&mut self, documents: &directory::Documents) -> Result<Outcome, Broken> {
+        for side in Side::BOTH {
+            self.client_event(side, documents.event());
+        }
+        let now = self.now;
+        if let Some(c) = self.clients.first_mut() {
+            c.invite(now);
+        }
+        self.drain_client(Side::Inviter);
+        let next = self.directory.next_epoch(self.now.wall);
+        self.at(self.mono_of(next), Happening::Epoch);
+
+        let mut events = 0;
+        while let Some(Reverse(Entry(at, _, happening))) = self.queue.pop() {
+            events += 1;
+            let over = self.sent_all_at.is_some_and(|sent| at.since(sent) > PATIENCE);
+            if self.done() || over || events > MAX_EVENTS {
+                break;
+            }
+            self.now = self.begin + at.since(self.begin.mono);
+            self.note(&happening);
+            self.happen(happening)?;
+        }
+        Ok(Outcome {
+            ledger: std::mem::take(&mut self.ledger),
+            told_delivered: self.told_delivered,
+            trace: self.trace,
+            elapsed: self.now.mono.since(Mono(0)),
+            carried: self.relays.iter().map(RelayNode::carried).sum(),
+        })
+    }
+
+    fn done(&self) -> bool {
+        self.sent_all_at.is_some() && self.told_delivered == self.options.messages * 2
+    }
+
+    fn at(&mut self, at: Mono, happening: Happening) {
+        self.order += 1;
+        self.queue.push(Reverse(Entry(at.max(self.now.mono), self.order, happening)));
+    }
+
+    fn after(&mut self, delay: Duration, happening: Happening) {
+        self.at(self.now.mono + delay, happening);
+    }
+
+    fn mono_of(&self, wall: Wall) -> Mono {
+        self.begin.mono + wall.since(self.begin.wall)
+    }
+
+    /// The time that something takes on a link, or `None` if it is lost there.
+    fn link(&mut self) -> Option<Duration> {
+        let (min, max) = self.options.latency;
+        let latency = min + (max.saturating_sub(min)).mul_f64(self.rng.random::<f64>());
+        (!self.rng.random_bool(self.options.loss.clamp(0.0, 1.0))).then_some(latency)
+    }
+
+    /// The trace covers what happens, to whom and when.
+    fn note(&mut self, happening: &Happening) {
+        let line = match happening {
+            Happening::ToRelay(r, input) => format!("{} relay {r} {}", self.now.mono.0, input.kind()),
+            Happening::ToClient(side, event) => {
+                let kind = std::mem::discriminant(event);
+                format!("{} client {side:?} {kind:?}", self.now.mono.0)
+            }
+            other => format!("{} {other:?}", self.now.mono.0),
+        };
+        self.trace = keyed_hash(&self.trace, line.as_bytes());
+    }
+
+    /// Both clients are connected: the sending begins, and the kills are due.
+    fn begin_sending(&mut self) {
+        let step = self.options.over.div_f64(self.options.messages.max(1) as f64);
+        for n in 1..=self.options.messages {
+            self.after(step.mul_f64(n as f64), Happening::Send(n));
+        }
+        for kill in self.options.kills.clone() {
+            self.after(kill.at, Happening::Kill(kill));
+        }
+    }
+
+    fn send(&mut self, number: usize) {
+        for side in Side::BOTH {
+            let text = body(side, number, &mut self.rng);
+            self.ledger.sent(side, number, self.now.mono.since(Mono(0)));
+            let now = self.now;
+            if let Some(c) = self.clients.get_mut(side as usize) {
+                c.send(now, text.into_bytes());
+            }
+            self.drain_client(side);
+        }
+        if number == self.options.messages {
+            self.sent_all_at = Some(self.now.mono);
+        }
+    }
+}

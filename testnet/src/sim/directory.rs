@@ -1,0 +1,226 @@
+//! The directory of a simulated network: four authorities that always agree, and the relays' keys.
+//!
+//! Voting is simulated in the directory's own tests; here its result is what matters: documents with real signatures,
+//! an epoch after the other, with layers and mix keys that change together at each key epoch.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posta_protocol::crypto::signature::SignKey;
+use posta_protocol::crypto::xwing::KemSecretKey;
+use posta_protocol::crypto::{hash, keyed_hash};
+use posta_protocol::document::{
+    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
+    MixKeys, Params, Position, Purpose, RelayEntry, Roles, UnverifiedConsensus, UnverifiedMixKeys,
+};
+use posta_protocol::geometry::Geometry;
+use posta_protocol::ids::{
+    AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey,
+};
+use posta_protocol::now::Wall;
+use posta_protocol::params::KEY_EPOCHS_AHEAD;
+use posta_protocol::registry::parameter;
+use posta_protocol::secret::Secret;
+
+use super::Broken;
+
+/// What a client or a relay needs to know of the network.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    /// The consensus.
+    pub consensus: Arc<Consensus>,
+    /// Mix keys of its key epochs.
+    pub mix_keys: Vec<Arc<MixKeys>>,
+}
+
+/// A relay of the simulation.
+#[derive(Clone, Copy, Debug)]
+pub struct SimRelay {
+    /// Its identity.
+    pub id: RelayId,
+    /// What it offers.
+    pub roles: Roles,
+}
+
+/// Authorities and relays, all keys from one seed.
+#[derive(Debug)]
+pub struct Directory {
+    seed: [u8; 32],
+    authorities: Authorities,
+    /// Sorted by identity.
+    relays: Vec<SimRelay>,
+    params: Params,
+}
+
+const AUTHORITIES: u8 = 4;
+
+impl Directory {
+    /// A network of `edges` and `mixes`.
+    ///
+    /// # Errors
+    /// [`Broken`] if the authorities' keys collide, which no seed has shown.
+    pub fn new(
+        seed: [u8; 32],
+        edges: usize,
+        mixes: usize,
+        epoch: Duration,
+        key_epoch: Duration,
+    ) -> Result<Self, Broken> {
+        let list = (0..AUTHORITIES)
+            .map(|a| Authority {
+                id: AuthorityId(sign_key(&seed, "authority", a.into()).public()),
+                link_key: LinkPublicKey([a; 32]),
+                addresses: Vec::new(),
+            })
+            .collect();
+        let mut relays: Vec<SimRelay> = (0..edges + mixes)
+            .map(|r| SimRelay {
+                id: RelayId(sign_key(&seed, "relay", r as u64).public()),
+                roles: if r < edges { Roles::EDGE } else { Roles::MIX },
+            })
+            .collect();
+        relays.sort_by_key(|r| r.id);
+        let mut params = Params::default();
+        params.set(parameter::EPOCH_MS, millis(epoch));
+        params.set(parameter::KEY_EPOCH_MS, millis(key_epoch));
+        params.set(parameter::RESERVED_NETWORKS, 1);
+        let authorities = Authorities::new(list).map_err(|_| Broken("the list of authorities"))?;
+        Ok(Self { seed, authorities, relays, params })
+    }
+
+    /// All relays, sorted by identity.
+    #[must_use]
+    pub fn relays(&self) -> &[SimRelay] {
+        &self.relays
+    }
+
+    /// The key epoch at a time.
+    #[must_use]
+    pub fn key_epoch_at(&self, at: Wall) -> KeyEpoch {
+        KeyEpoch(at.0 / self.params.key_epoch_ms())
+    }
+
+    /// When the next epoch begins.
+    #[must_use]
+    pub fn next_epoch(&self, at: Wall) -> Wall {
+        let length = self.params.epoch_ms();
+        Wall((at.0 / length + 1) * length)
+    }
+
+    /// A relay's secret mix key.
+    ///
+    /// # Errors
+    /// [`Broken`] if the key can't be made.
+    pub fn mix_key(&self, relay: &RelayId, epoch: KeyEpoch) -> Result<KemSecretKey, Broken> {
+        let mut label = b"mix key".to_vec();
+        label.extend_from_slice(&relay.0);
+        label.extend_from_slice(&epoch.0.to_le_bytes());
+        KemSecretKey::from_seed(&Secret::new(keyed_hash(&self.seed, &label))).map_err(|_| Broken("a mix key"))
+    }
+
+    /// The documents of the epoch at a time, verified as a client does.
+    ///
+    /// # Errors
+    /// [`Broken`] if what was built doesn't verify.
+    pub fn documents(&self, at: Wall) -> Result<Documents, Broken> {
+        let length = self.params.epoch_ms();
+        let epoch = at.0 / length;
+        let current = self.key_epoch_at(at);
+        let epochs: Vec<KeyEpoch> = (0..=KEY_EPOCHS_AHEAD).map(|n| KeyEpoch(current.0 + n)).collect();
+        let parts = epochs.iter().map(|e| self.encoded_mix_keys(*e)).collect::<Result<Vec<_>, _>>()?;
+        let body = ConsensusBody {
+            geometry: Geometry::DEFAULT,
+            epoch: Epoch(epoch),
+            valid_after: Wall(epoch * length),
+            fresh_until: Wall((epoch + 1) * length),
+            valid_until: Wall((epoch + 4) * length),
+            previous: Hash([0; 32]),
+            shared_random: [0; 32],
+            params: self.params.clone(),
+            key_epochs: epochs
+                .iter()
+                .zip(&parts)
+                .map(|(epoch, part)| KeyEpochPart { epoch: *epoch, mix_keys: MixKeys::hash(part) })
+                .collect(),
+            relays: self.relays.iter().enumerate().map(|(n, r)| self.entry(n, r, &epochs)).collect(),
+            extensions: Extensions::default(),
+        };
+        let encoded = body.encode();
+        let header = body.header(&encoded);
+        let mut signatures: Vec<ConsensusSignature> = (0..AUTHORITIES.into())
+            .map(|a| {
+                let identity = sign_key(&self.seed, "authority", a);
+                let signing = sign_key(&self.seed, "signing", a);
+                let certificate = Certificate::issue(
+                    &identity,
+                    Purpose::Authority,
+                    SigningPublicKey(signing.public()),
+                    Wall(0),
+                    Wall(u64::MAX),
+                );
+                ConsensusSignature::sign(&header, certificate, &signing)
+            })
+            .collect();
+        signatures.sort_by_key(ConsensusSignature::authority);
+        let bytes = Consensus::assemble(&encoded, &signatures);
+        let consensus = UnverifiedConsensus::decode(&bytes)
+            .and_then(|c| c.verify(&self.authorities, at, Duration::ZERO))
+            .map_err(|_| Broken("a consensus"))?;
+        let mix_keys = parts
+            .iter()
+            .map(|part| UnverifiedMixKeys::decode(part).ok()?.verify(&consensus).ok().map(Arc::new))
+            .collect::<Option<_>>()
+            .ok_or(Broken("a part of mix keys"))?;
+        Ok(Documents { consensus: Arc::new(consensus), mix_keys })
+    }
+
+    fn encoded_mix_keys(&self, key_epoch: KeyEpoch) -> Result<Vec<u8>, Broken> {
+        let keys = self
+            .relays
+            .iter()
+            .map(|r| Ok((r.id, self.mix_key(&r.id, key_epoch)?.public().clone())))
+            .collect::<Result<_, _>>()?;
+        Ok(MixKeys { key_epoch, keys }.encode())
+    }
+
+    fn entry(&self, n: usize, relay: &SimRelay, epochs: &[KeyEpoch]) -> RelayEntry {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        RelayEntry {
+            id: relay.id,
+            link_key: LinkPublicKey(relay.id.0),
+            link_addresses: vec![address],
+            client_addresses: vec![address],
+            roles: relay.roles,
+            family: None,
+            operator: OperatorId([n as u8; 16]),
+            capacity: 1000,
+            layers: epochs.iter().map(|e| Some(self.position(relay, *e))).collect(),
+        }
+    }
+
+    /// Mixes are dealt to the two layers in the order of a hash that changes with the key epoch.
+    fn position(&self, relay: &SimRelay, epoch: KeyEpoch) -> Position {
+        if relay.roles.edge {
+            return Position::Edge;
+        }
+        let order = |id: &RelayId| {
+            let mut label = epoch.0.to_le_bytes().to_vec();
+            label.extend_from_slice(&id.0);
+            hash(posta_protocol::crypto::context::LAYERS, &label)
+        };
+        let mine = order(&relay.id);
+        let before = self.relays.iter().filter(|r| !r.roles.edge && order(&r.id) < mine).count();
+        if before.is_multiple_of(2) { Position::Mix1 } else { Position::Mix2 }
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn sign_key(seed: &[u8; 32], what: &str, n: u64) -> SignKey {
+    let mut label = what.as_bytes().to_vec();
+    label.extend_from_slice(&n.to_le_bytes());
+    SignKey::from_seed(&Secret::new(keyed_hash(seed, &label)))
+}

@@ -1,0 +1,194 @@
+//! A relay of the simulation: the cores that a process runs, and the parts that survive it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use posta_node::relay::replay::{ReplaySecret, ReplayShard};
+use posta_node::relay::worker::{Peeler, Ring};
+use posta_node::relay::{Action, Admission, Bounds, ClientLink, Event, Relay, Settings, Source, Token};
+use posta_protocol::document::Consensus;
+use posta_protocol::ids::{Incarnation, KeyEpoch, RelayId};
+use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::onion::KeyRing;
+use posta_protocol::packet::Packet;
+use posta_protocol::secret::Secret;
+use posta_store::{Limits, MemoryStore, QueueOp, QueueStore};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::Broken;
+use super::directory::{Directory, Documents, SimRelay};
+
+/// Packets that a replay filter of the simulation holds.
+const REPLAY_CAPACITY: usize = 1 << 20;
+
+/// What reaches a relay.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A packet.
+    Packet(Source, Packet),
+    /// A client attaches an inbox.
+    Attach(ClientLink, Secret<32>),
+    /// A client's link is gone.
+    ClientGone(ClientLink),
+    /// The store is to apply an operation, if the process that asked still lives.
+    Apply(u32, Token, QueueOp),
+    /// The store's outcome reaches the core.
+    Stored(u32, Event),
+}
+
+impl Input {
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Packet(..) => "packet",
+            Self::Attach(..) => "attach",
+            Self::ClientGone(_) => "client gone",
+            Self::Apply(..) => "apply",
+            Self::Stored(..) => "stored",
+        }
+    }
+}
+
+/// One relay.
+pub(super) struct RelayNode {
+    pub(super) id: RelayId,
+    pub(super) is_edge: bool,
+    /// Which process of this relay runs; odd ones have been killed.
+    pub(super) life: u32,
+    process: Option<Relay>,
+    /// Survives: the replay log is written before packets leave.
+    peeler: Peeler,
+    /// Survives: the disk.
+    store: MemoryStore,
+    seed: ChaCha20Rng,
+    carried_before: u64,
+    pub(super) timer: Option<Mono>,
+}
+
+impl std::fmt::Debug for RelayNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RelayNode({})", self.id.short())
+    }
+}
+
+fn ring(relay: &RelayId, directory: &Directory, consensus: &Consensus, at: Wall) -> Result<Ring, Broken> {
+    let current = directory.key_epoch_at(at).0;
+    // The current key first, then the one before and the one after, as around a change of the key epoch.
+    let epochs: Vec<KeyEpoch> = [current, current.saturating_sub(1), current + 1].map(KeyEpoch).to_vec();
+    let keys = epochs.iter().map(|e| Ok((*e, directory.mix_key(relay, *e)?))).collect::<Result<_, _>>()?;
+    Ok(Ring { keys: Arc::new(KeyRing::new(*relay, consensus.geometry(), keys)), epochs })
+}
+
+impl RelayNode {
+    pub(super) fn new(
+        relay: SimRelay,
+        directory: &Directory,
+        documents: &Documents,
+        now: Now,
+        rng: &mut ChaCha20Rng,
+    ) -> Result<Self, Broken> {
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let mut seed = ChaCha20Rng::from_seed(seed);
+        let mut incarnation = Incarnation([0; 16]);
+        seed.fill_bytes(&mut incarnation.0);
+        let secret = ReplaySecret::new(Secret::random(&mut seed));
+        let shard = ReplayShard::new(secret, REPLAY_CAPACITY);
+        let mut node = Self {
+            id: relay.id,
+            is_edge: relay.roles.edge,
+            life: 0,
+            process: None,
+            peeler: Peeler::new(ring(&relay.id, directory, &documents.consensus, now.wall)?, shard),
+            store: MemoryStore::new(Limits { min_free_bytes: 0, ..Limits::default() }, incarnation),
+            seed,
+            carried_before: 0,
+            timer: None,
+        };
+        node.start(now, &documents.consensus);
+        Ok(node)
+    }
+
+    /// Starts a process, the first or one after a kill.
+    pub(super) fn start(&mut self, now: Now, consensus: &Arc<Consensus>) {
+        let rng = ChaCha20Rng::from_rng(&mut self.seed);
+        let settings = Settings {
+            relay: self.id,
+            geometry: consensus.geometry(),
+            incarnation: self.store.incarnation(),
+            admission: Admission::Open,
+            bounds: Bounds::default(),
+        };
+        let mut core = Relay::new(settings, Box::new(rng));
+        core.handle(now, Event::Consensus(Arc::clone(consensus)));
+        self.process = Some(core);
+        self.timer = None;
+    }
+
+    /// SIGKILL.
+    pub(super) fn kill(&mut self) {
+        self.carried_before = self.carried();
+        self.process = None;
+        self.life += 1;
+        self.timer = None;
+    }
+
+    pub(super) const fn is_alive(&self) -> bool {
+        self.process.is_some()
+    }
+
+    pub(super) fn documents(&mut self, now: Now, directory: &Directory, documents: &Documents) -> Result<(), Broken> {
+        self.peeler.set_ring(ring(&self.id, directory, &documents.consensus, now.wall)?);
+        if let Some(core) = &mut self.process {
+            core.handle(now, Event::Consensus(Arc::clone(&documents.consensus)));
+        }
+        Ok(())
+    }
+
+    /// Packets carried, by all its processes.
+    pub(super) fn carried(&self) -> u64 {
+        self.carried_before + self.process.as_ref().map_or(0, |core| core.counters().carried())
+    }
+
+    /// Takes an input in. An applied operation comes back as what the core is to be told a moment later.
+    pub(super) fn input(&mut self, now: Now, input: Input) -> Option<Event> {
+        let life = self.life;
+        let core = self.process.as_mut()?;
+        match input {
+            Input::Packet(from, mut packet) => {
+                if let Ok(peeled) = self.peeler.peel(&mut packet) {
+                    core.handle(now, Event::Peeled { from, peeled, packet });
+                }
+                // The log is the peeler itself here; it survives.
+                drop(self.peeler.take_log());
+            }
+            Input::Attach(link, secret) => core.handle(now, Event::Attach { link, secret }),
+            Input::ClientGone(link) => core.handle(now, Event::ClientGone { link }),
+            Input::Apply(asked_by, token, op) if asked_by == life => {
+                let outcome = self.store.apply(now, &[op]).pop()?;
+                return Some(Event::Stored { token, outcome });
+            }
+            Input::Stored(asked_by, event) if asked_by == life => core.handle(now, event),
+            Input::Apply(..) | Input::Stored(..) => {}
+        }
+        None
+    }
+
+    pub(super) fn tick(&mut self, now: Now) {
+        if let Some(core) = &mut self.process {
+            core.handle(now, Event::Tick);
+        }
+    }
+
+    pub(super) fn actions(&mut self) -> VecDeque<Action> {
+        let mut all = VecDeque::new();
+        while let Some(action) = self.process.as_mut().and_then(Relay::poll) {
+            all.push_back(action);
+        }
+        all
+    }
+
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.process.as_ref().and_then(Relay::poll_timeout)
+    }
+}

@@ -1,0 +1,32 @@
+//! The full counts; minutes to hours. Run by `make soak`, the last run stands in `benches/README.md`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "shared/programs.rs"]
+mod programs;
+
+use programs::demo;
+
+/// The whole demo, ten times in a row.
+#[test]
+#[ignore = "minutes: make soak"]
+fn the_demo_passes_ten_times_in_a_row() {
+    for round in 1..=10 {
+        let (report, passed) = demo(&[]);
+        println!("round {round}: {report}");
+        assert!(passed, "round {round}: {report}");
+    }
+}
+
+/// Twenty seeded victims and moments.
+#[test]
+#[ignore = "minutes: make soak"]
+fn twenty_kills_of_any_process_lose_nothing() {
+    for seed in 1..=20_u64 {
+        let (victim, at) = (seed * 7 % 16, (seed * 37 % 100) as f64 / 100.0);
+        let (seed, victim, at) = (seed.to_string(), victim.to_string(), at.to_string());
+        let args = ["--messages", "100", "--seconds", "10", "--seed", &seed, "--victim", &victim, "--at", &at];
+        let (report, passed) = demo(&args);
+        println!("seed {seed}, victim {victim} at {at}: {report}");
+        assert!(passed, "posta-testnet demo {}: {report}", args.join(" "));
+    }
+}
