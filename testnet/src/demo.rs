@@ -72,7 +72,7 @@ pub async fn run(size: Size, dir: &Path, plan: &Plan, quiet: bool) -> Result<Rep
     let started = Instant::now();
     let mut progress = Progress::new(quiet);
     progress.say("starting the network");
-    let mut network = Network::start(size, dir).await?;
+    let mut network = Network::start(size, dir)?;
     let result = Demo {
         network: &mut network,
         plan,

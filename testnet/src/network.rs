@@ -51,7 +51,7 @@ impl Network {
     ///
     /// # Errors
     /// If the folder can't be written, no ports are free, or a process doesn't start.
-    pub async fn start(size: Size, dir: &Path) -> Result<Self> {
+    pub fn start(size: Size, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("can't make the folder {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("can't find {}", dir.display()))?;
         let layout = Layout::find(size, &dir).context("no two ports are free on all of the testnet's addresses")?;

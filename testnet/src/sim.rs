@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use posta_client::session::event::JoinFailure;
 use posta_protocol::crypto::keyed_hash;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Mono, Now, Wall};
@@ -70,6 +71,8 @@ pub struct Options {
     pub loss: f64,
     /// Who is killed.
     pub kills: Vec<Kill>,
+    /// How long the invitation lies around before it is followed.
+    pub join_after: Duration,
     /// Length of a directory epoch.
     pub epoch: Duration,
     /// Length of a key epoch.
@@ -87,6 +90,7 @@ impl Default for Options {
             latency: (Duration::from_millis(5), Duration::from_millis(50)),
             loss: 0.0,
             kills: Vec::new(),
+            join_after: Duration::ZERO,
             epoch: Duration::from_secs(60),
             key_epoch: Duration::from_secs(600),
         }
@@ -100,6 +104,8 @@ pub struct Outcome {
     pub ledger: Ledger,
     /// Messages whose sender was told that they were delivered.
     pub told_delivered: usize,
+    /// Why following the invitation came to nothing, if it did.
+    pub join_failed: Option<JoinFailure>,
     /// A hash over every event in order: equal for equal runs.
     pub trace: [u8; 32],
     /// Virtual time that passed.
@@ -130,6 +136,7 @@ enum Happening {
     Kill(Kill),
     Restart(usize),
     Epoch,
+    Join(String),
     Send(usize),
 }
 
@@ -164,6 +171,7 @@ struct World<'a> {
     clients: Vec<ClientNode>,
     ledger: Ledger,
     told_delivered: usize,
+    join_failed: Option<JoinFailure>,
     connected: usize,
     sent_all_at: Option<Mono>,
     links: u64,
@@ -199,6 +207,7 @@ pub fn run(options: &Options) -> Result<Outcome, Broken> {
         clients,
         ledger: Ledger::default(),
         told_delivered: 0,
+        join_failed: None,
         connected: 0,
         sent_all_at: None,
         links: 0,
@@ -234,6 +243,7 @@ impl World<'_> {
         Ok(Outcome {
             ledger: std::mem::take(&mut self.ledger),
             told_delivered: self.told_delivered,
+            join_failed: self.join_failed,
             trace: self.trace,
             elapsed: self.now.mono.since(Mono(0)),
             carried: self.relays.iter().map(RelayNode::carried).sum(),
@@ -241,7 +251,7 @@ impl World<'_> {
     }
 
     fn done(&self) -> bool {
-        self.sent_all_at.is_some() && self.told_delivered == self.options.messages * 2
+        self.join_failed.is_some() || (self.sent_all_at.is_some() && self.told_delivered == self.options.messages * 2)
     }
 
     fn at(&mut self, at: Mono, happening: Happening) {
@@ -272,6 +282,7 @@ impl World<'_> {
                 let kind = std::mem::discriminant(event);
                 format!("{} client {side:?} {kind:?}", self.now.mono.0)
             }
+            Happening::Join(_) => format!("{} join", self.now.mono.0),
             other => format!("{} {other:?}", self.now.mono.0),
         };
         self.trace = keyed_hash(&self.trace, line.as_bytes());

@@ -57,7 +57,7 @@ pub async fn up(dir: &Path) -> Result<ExitCode> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     eprintln!("starting 4 authorities and 12 relays in {}", dir.display());
-    let mut network = Network::start(Size::DEMO, dir).await?;
+    let mut network = Network::start(Size::DEMO, dir)?;
     let state = State { pid: std::process::id(), nodes: network.pids() };
     std::fs::write(state_file(dir), serde_json::to_string_pretty(&state)?)?;
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use posta_client::JoinFailure;
 use posta_testnet::sim::{Kill, Options, run};
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
@@ -89,6 +90,16 @@ fn a_killed_mix_loses_nothing_at_twenty_messages_a_second() {
         let outcome = run(&options).unwrap();
         assert!(outcome.is_clean(&options), "seed {seed}: {outcome:?}");
     }
+}
+
+#[test]
+fn an_invitation_works_for_a_day_and_not_longer() {
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    let late = Options { join_after: hours(26), epoch: hours(1), key_epoch: hours(6), ..Options::default() };
+    assert_eq!(run(&late).unwrap().join_failed, Some(JoinFailure::Expired));
+    let in_time = Options { join_after: hours(20), ..late };
+    let outcome = run(&in_time).unwrap();
+    assert!(outcome.is_clean(&in_time), "{outcome:?}");
 }
 
 /// The control of the test above: a loss that can't be made good is seen.

@@ -36,6 +36,7 @@ impl World<'_> {
             Happening::Kill(kill) => self.kill(kill),
             Happening::Restart(r) => return self.restart(r),
             Happening::Epoch => return self.new_epoch(),
+            Happening::Join(link) => self.join(&link),
             Happening::Send(number) => self.send(number),
         }
         Ok(())
@@ -92,14 +93,14 @@ impl World<'_> {
             }
             Action::Deliver { link, packet } => {
                 let Ok(delivery) = Delivery::from_packet(&packet, Geometry::DEFAULT) else { return };
-                self.to_client(link, ClientInput::Delivery(delivery));
+                self.towards_client(link, ClientInput::Delivery(delivery));
             }
-            Action::Attached { link, inbox } => self.to_client(link, ClientInput::Attached { inbox }),
+            Action::Attached { link, inbox } => self.towards_client(link, ClientInput::Attached { inbox }),
             Action::Store { token, op } => self.after(DISK, Happening::ToRelay(r, Input::Apply(life, token, op))),
         }
     }
 
-    fn to_client(&mut self, link: ClientLink, event: ClientInput) {
+    fn towards_client(&mut self, link: ClientLink, event: ClientInput) {
         let side = Side::BOTH.into_iter().find(|s| {
             self.clients.get(*s as usize).is_some_and(|c| c.links.values().any(|number| *number == link.0))
         });
@@ -152,6 +153,14 @@ impl World<'_> {
     }
 
     // ---- clients ----
+
+    fn join(&mut self, link: &str) {
+        let now = self.now;
+        if let Some(joiner) = self.clients.get_mut(Side::Joiner as usize) {
+            joiner.join(now, link);
+        }
+        self.drain_client(Side::Joiner);
+    }
 
     pub(super) fn client_event(&mut self, side: Side, event: ClientInput) {
         let now = self.now;
@@ -210,17 +219,17 @@ impl World<'_> {
             ClientAction::Disconnect { entry } => {
                 client.dialling.retain(|d| *d != entry);
                 if let Some(number) = client.links.remove(&entry) {
-                    self.to_entry(&entry, Input::ClientGone(ClientLink(number)));
+                    self.towards_entry(&entry, Input::ClientGone(ClientLink(number)));
                 }
             }
             ClientAction::Attach { entry, secret } => {
                 if let Some(number) = client.links.get(&entry).copied() {
-                    self.to_entry(&entry, Input::Attach(ClientLink(number), secret));
+                    self.towards_entry(&entry, Input::Attach(ClientLink(number), secret));
                 }
             }
             ClientAction::Send { entry, packet } => {
                 if let Some(number) = client.links.get(&entry).copied() {
-                    self.to_entry(&entry, Input::Packet(Source::Client(ClientLink(number)), packet));
+                    self.towards_entry(&entry, Input::Packet(Source::Client(ClientLink(number)), packet));
                 }
             }
             ClientAction::Emit(event) => self.application(side, event),
@@ -229,7 +238,7 @@ impl World<'_> {
         }
     }
 
-    fn to_entry(&mut self, entry: &RelayId, input: Input) {
+    fn towards_entry(&mut self, entry: &RelayId, input: Input) {
         // Control frames travel on a reliable stream; packets can be lost.
         let delay = if let Input::Packet(..) = input {
             self.link()
@@ -244,12 +253,8 @@ impl World<'_> {
     fn application(&mut self, side: Side, event: ClientEvent) {
         let now = self.now;
         match event {
-            ClientEvent::Invitation { link, .. } => {
-                if let Some(joiner) = self.clients.get_mut(Side::Joiner as usize) {
-                    joiner.join(now, &link);
-                }
-                self.drain_client(Side::Joiner);
-            }
+            ClientEvent::Invitation { link, .. } => self.after(self.options.join_after, Happening::Join(link)),
+            ClientEvent::JoinFailed { reason, .. } => self.join_failed = Some(reason),
             ClientEvent::Connected { .. } => {
                 self.connected += 1;
                 if self.connected == 2 {

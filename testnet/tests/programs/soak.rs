@@ -1,10 +1,6 @@
 //! The full counts; minutes to hours. Run by `make soak`, the last run stands in `benches/README.md`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "shared/programs.rs"]
-mod programs;
-
-use programs::demo;
+use crate::shared::demo;
 
 /// The whole demo, ten times in a row.
 #[test]

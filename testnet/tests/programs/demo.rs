@@ -1,10 +1,6 @@
 //! The demo as a user runs it: separate processes, real sockets, real disks.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "shared/programs.rs"]
-mod programs;
-
-use programs::{demo, logs};
+use crate::shared::{demo, fails_with, logs, testnet};
 
 /// What no log may hold: runs of 32 or more hexadecimal digits (an id or a capability), of 40 or more base64 characters,
 /// eight or more small numbers in a list (bytes printed one by one), invitations, and clients' addresses.
@@ -74,7 +70,7 @@ fn a_kill_of_any_process_loses_nothing() {
 fn a_folder_that_is_there_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("precious"), "x").unwrap();
-    let out = programs::testnet().args(["demo", "--keep"]).arg(dir.path()).output().unwrap();
-    programs::fails_with(&out, &["is there already", "name another folder"]);
+    let out = testnet().args(["demo", "--keep"]).arg(dir.path()).output().unwrap();
+    fails_with(&out, &["is there already", "name another folder"]);
     assert_eq!(std::fs::read_to_string(dir.path().join("precious")).unwrap(), "x");
 }

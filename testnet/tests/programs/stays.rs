@@ -1,0 +1,124 @@
+//! A network that stays: `up`, `status`, `down`, two people who talk, and what strangers are told.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use posta_link::{Audience, Endpoint, LinkError, LinkKey};
+use posta_protocol::end_to_end::QueueAddress;
+use posta_protocol::frame::Hello;
+use posta_protocol::geometry::Geometry;
+use posta_protocol::ids::{Epoch, Hash, LinkPublicKey, RelayId};
+use posta_protocol::invitation::Offer;
+use posta_protocol::secret::Secret;
+use serde_json::Value;
+
+use crate::shared::{Running, fails_with, role, testnet};
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap()
+}
+
+fn talk(network: &Path, more: &[&str]) -> Running {
+    let args = ["talk", "--network", network.to_str().unwrap(), "--json"];
+    Running::start(role("posta", &[args.as_slice(), more].concat()))
+}
+
+#[test]
+fn a_network_stays_until_it_is_told_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = dir.path().join("net");
+    let place = net.to_str().unwrap();
+    let mut command = testnet();
+    command.args(["up", "--dir", place]);
+    let mut up = Running::start(command);
+    up.until("The network is up");
+
+    let status = testnet().args(["status", "--json", "--dir", place]).output().unwrap();
+    let nodes = json(&String::from_utf8(status.stdout).unwrap());
+    assert!(status.status.success());
+    assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(16));
+
+    let network = net.join("network.toml");
+    people_talk(&network);
+    strangers_are_told(&net, &network);
+
+    let again = testnet().args(["up", "--dir", place]).output().unwrap();
+    fails_with(&again, &["is up in", "--dir names another folder"]);
+    let down = testnet().args(["down", "--dir", place]).output().unwrap();
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert!(!net.exists(), "down removes the folder");
+    assert!(up.end().status.success());
+    let status = testnet().args(["status", "--dir", place]).output().unwrap();
+    fails_with(&status, &["no testnet in", "posta-testnet up"]);
+}
+
+fn people_talk(network: &Path) {
+    let mut inviter = talk(network, &[]);
+    let link = json(&inviter.until("invitation"))["link"].as_str().unwrap().to_owned();
+    let mut joiner = talk(network, &["--join"]);
+    joiner.say(&format!("{{\"join\": \"{link}\"}}"));
+    inviter.until("connected");
+    joiner.until("connected");
+    inviter.say("{\"send\": \"hello\"}");
+    assert_eq!(json(&joiner.until("message\""))["text"], "hello");
+    inviter.until("delivered");
+
+    // The link works once.
+    let mut third = talk(network, &["--join"]);
+    third.say(&link);
+    fails_with(&third.end(), &["used already"]);
+
+    // A link of another network has relays that nobody here knows.
+    let rng = &mut rand::rng();
+    let relay = RelayId([7; 32]);
+    let address = QueueAddress { relay, invited: Secret::random(rng), key: Secret::random(rng) };
+    let foreign = Offer::new(vec![address], rng).link([relay, RelayId([8; 32])]).to_text();
+    let mut stranger = talk(network, &["--join"]);
+    stranger.say(&foreign);
+    fails_with(&stranger.end(), &["another network"]);
+}
+
+fn strangers_are_told(net: &Path, network: &Path) {
+    let ping = role("posta", &["ping", "--network", network.to_str().unwrap()]).output().unwrap();
+    assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stderr));
+
+    // The same addresses and link keys, but three of four identities are not those that signed.
+    let text = fs::read_to_string(network).unwrap();
+    let mut changed = 0;
+    let doctored: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once(" = ") {
+            Some((key @ ("identity" | "id"), value)) if changed < 3 => {
+                changed += 1;
+                format!("{key} = \"{:02x}{}", changed, &value[3..])
+            }
+            _ => line.to_owned(),
+        })
+        .collect();
+    assert_eq!(changed, 3, "{text}");
+    let file = net.join("doctored.toml");
+    fs::write(&file, doctored.join("\n")).unwrap();
+    let ping = role("posta", &["ping", "--network", file.to_str().unwrap()]).output().unwrap();
+    fails_with(&ping, &["of the known authorities signed", "are needed"]);
+
+    // A relay's link port admits no key that the consensus doesn't list.
+    let config = fs::read_to_string(net.join("edge-1/node.toml")).unwrap();
+    let value = |key: &str| config.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(" = ")).unwrap().to_owned();
+    let address = value("link_address").trim_matches('"').parse().unwrap();
+    let seed: [u8; 32] = fs::read(net.join("edge-1/state/link.key")).unwrap().try_into().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(async {
+        let listed: LinkPublicKey = LinkKey::from_seed(&Secret::new(seed)).unwrap().public();
+        let stranger = LinkKey::from_seed(&Secret::random(&mut rand::rng())).unwrap();
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let dialer = Endpoint::dialer(local, Audience::Link, Some(&stranger)).unwrap();
+        let geometry = Geometry::DEFAULT;
+        let hello = Hello::new(geometry, Epoch(0), Hash([0; 32]));
+        match dialer.connect(address, listed).await {
+            Ok(connection) => connection.open_link(hello, geometry.packet_len()).await.map(|_| ()),
+            Err(e) => Err(e),
+        }
+    });
+    assert!(matches!(refused, Err(LinkError::NotAdmitted)), "{refused:?}");
+}
