@@ -106,6 +106,8 @@ pub struct Outcome {
     pub told_delivered: usize,
     /// Why following the invitation came to nothing, if it did.
     pub join_failed: Option<JoinFailure>,
+    /// How often a client believed that a relay had lost a queue.
+    pub queues_lost: usize,
     /// A hash over every event in order: equal for equal runs.
     pub trace: [u8; 32],
     /// Virtual time that passed.
@@ -172,6 +174,7 @@ struct World<'a> {
     ledger: Ledger,
     told_delivered: usize,
     join_failed: Option<JoinFailure>,
+    queues_lost: usize,
     connected: usize,
     sent_all_at: Option<Mono>,
     links: u64,
@@ -208,6 +211,7 @@ pub fn run(options: &Options) -> Result<Outcome, Broken> {
         ledger: Ledger::default(),
         told_delivered: 0,
         join_failed: None,
+        queues_lost: 0,
         connected: 0,
         sent_all_at: None,
         links: 0,
@@ -244,6 +248,7 @@ impl World<'_> {
             ledger: std::mem::take(&mut self.ledger),
             told_delivered: self.told_delivered,
             join_failed: self.join_failed,
+            queues_lost: self.queues_lost,
             trace: self.trace,
             elapsed: self.now.mono.since(Mono(0)),
             carried: self.relays.iter().map(RelayNode::carried).sum(),

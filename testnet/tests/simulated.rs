@@ -89,6 +89,7 @@ fn a_killed_mix_loses_nothing_at_twenty_messages_a_second() {
         options.kills = vec![Kill { relay: seed as usize * 2 - 1, at, restart_after, only_edges: true }];
         let outcome = run(&options).unwrap();
         assert!(outcome.is_clean(&options), "seed {seed}: {outcome:?}");
+        assert_eq!(outcome.queues_lost, 0, "seed {seed}");
     }
 }
 
