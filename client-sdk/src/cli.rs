@@ -1,6 +1,6 @@
 //! The program `posta`: two people talk over a Posta network, from two terminals.
 
-mod talk;
+mod driver;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -125,7 +125,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match arguments.command {
-            Command::Talk { common, join } => talk::run(&common, join).await,
+            Command::Talk { common, join } => driver::talk(&common, join).await,
             Command::Ping { common } => ping(&common).await,
         }
     });

@@ -117,7 +117,7 @@ impl Client {
         let session = Session::new(options.session, Box::new(rand::make_rng::<StdRng>()));
         let (calls, called) = mpsc::channel(CALL_QUEUE);
         let (emitted, events) = mpsc::channel(EVENT_QUEUE);
-        tokio::spawn(Driver::new(clock, session, sockets, documents, called, emitted).run());
+        Driver::new(clock, session, sockets, documents, called, emitted).spawn();
         Ok(Self { calls, events: Mutex::new(events) })
     }
 

@@ -163,8 +163,12 @@ impl Driver {
         driver
     }
 
-    /// Runs until the application lets go of the client.
-    pub(crate) async fn run(mut self) {
+    /// Runs in a task of its own until the application lets go of the client.
+    pub(crate) fn spawn(self) {
+        tokio::spawn(self.run());
+    }
+
+    async fn run(mut self) {
         let events = self.events.clone();
         loop {
             let timer = self.session.poll_timeout().map(|at| self.clock.instant(at));

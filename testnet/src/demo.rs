@@ -124,7 +124,9 @@ impl Demo<'_> {
             duplicates: ledger.duplicates,
             out_of_order: ledger.out_of_order,
             latency_ms: Percentiles::of(ledger.latencies()),
-            start_to_first_delivery_s: ledger.first_delivery.map_or(0.0, |d| (d.as_secs_f64() * 1000.0).round() / 1000.0),
+            start_to_first_delivery_s: ledger
+                .first_delivery
+                .map_or(0.0, |d| (d.as_secs_f64() * 1000.0).round() / 1000.0),
             victims: self.victims,
         })
     }
@@ -136,9 +138,10 @@ impl Demo<'_> {
         self.network.start_client(client_name(Side::Inviter), 0, &[])?;
         let mut connected = 0;
         while connected < 2 {
-            let (name, line) = self.next(deadline).await?.context(
-                "the clients did not connect in time: run again with --keep, the logs say what is missing",
-            )?;
+            let (name, line) = self
+                .next(deadline)
+                .await?
+                .context("the clients did not connect in time: run again with --keep, the logs say what is missing")?;
             match event(&line) {
                 "invitation" => {
                     self.progress.say("connecting two clients by an invitation");
@@ -256,7 +259,8 @@ impl Demo<'_> {
             Target::Mix => self.network.names("mix").filter(|n| self.network.carried(n) > 0).collect(),
             Target::QueueEdge => self.network.names("edge").filter(|n| self.network.stored(n) > 0).collect(),
             Target::Any(n) => {
-                let all: Vec<String> = ["authority", "edge", "mix"].iter().flat_map(|r| self.network.names(r)).collect();
+                let all: Vec<String> =
+                    ["authority", "edge", "mix"].iter().flat_map(|r| self.network.names(r)).collect();
                 let n = n % all.len().max(1);
                 all.into_iter().skip(n).take(1).collect()
             }

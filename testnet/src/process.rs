@@ -66,8 +66,7 @@ impl Process {
         command.process_group(0);
         let mut child = command.spawn()?;
         let missing = || io::Error::other("a pipe of the child is missing");
-        let (stdin, stdout) =
-            (child.stdin.take().ok_or_else(missing)?, child.stdout.take().ok_or_else(missing)?);
+        let (stdin, stdout) = (child.stdin.take().ok_or_else(missing)?, child.stdout.take().ok_or_else(missing)?);
         let pid = child.id().ok_or_else(missing)?;
         tokio::spawn(read_lines(name.to_owned(), pid, stdout, lines));
         Ok(Self { name: name.to_owned(), pid, child, stdin })
@@ -110,7 +109,12 @@ impl Process {
     }
 }
 
-async fn read_lines(name: String, pid: u32, stdout: impl tokio::io::AsyncRead + Unpin, lines: mpsc::Sender<(String, Said)>) {
+async fn read_lines(
+    name: String,
+    pid: u32,
+    stdout: impl tokio::io::AsyncRead + Unpin,
+    lines: mpsc::Sender<(String, Said)>,
+) {
     let mut stdout = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = stdout.next_line().await {
         // Anything else than JSON is for people; it isn't ours to read.

@@ -77,11 +77,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "messages    {} sent, {} stored, {} delivered", self.sent, self.stored, self.delivered)?;
-        writeln!(
-            f,
-            "            {} lost, {} doubled, {} out of order",
-            self.lost, self.duplicates, self.out_of_order
-        )?;
+        writeln!(f, "            {} lost, {} doubled, {} out of order", self.lost, self.duplicates, self.out_of_order)?;
         let Percentiles { p50, p95, p99 } = self.latency_ms;
         writeln!(f, "latency     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms")?;
         writeln!(f, "first       message delivered {:.1} s after the start", self.start_to_first_delivery_s)?;

@@ -15,9 +15,7 @@ use posta_protocol::document::{
     MixKeys, Params, Position, Purpose, RelayEntry, Roles, UnverifiedConsensus, UnverifiedMixKeys,
 };
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{
-    AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey,
-};
+use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
 use posta_protocol::now::Wall;
 use posta_protocol::params::KEY_EPOCHS_AHEAD;
 use posta_protocol::registry::parameter;

@@ -101,9 +101,9 @@ impl World<'_> {
     }
 
     fn towards_client(&mut self, link: ClientLink, event: ClientInput) {
-        let side = Side::BOTH.into_iter().find(|s| {
-            self.clients.get(*s as usize).is_some_and(|c| c.links.values().any(|number| *number == link.0))
-        });
+        let side = Side::BOTH
+            .into_iter()
+            .find(|s| self.clients.get(*s as usize).is_some_and(|c| c.links.values().any(|number| *number == link.0)));
         if let (Some(side), Some(delay)) = (side, self.link()) {
             self.after(delay, Happening::ToClient(side, event));
         }
@@ -240,11 +240,7 @@ impl World<'_> {
 
     fn towards_entry(&mut self, entry: &RelayId, input: Input) {
         // Control frames travel on a reliable stream; packets can be lost.
-        let delay = if let Input::Packet(..) = input {
-            self.link()
-        } else {
-            Some(self.options.latency.0)
-        };
+        let delay = if let Input::Packet(..) = input { self.link() } else { Some(self.options.latency.0) };
         if let (Some(r), Some(delay)) = (self.relay_index(entry), delay) {
             self.after(delay, Happening::ToRelay(r, input));
         }

@@ -1,4 +1,4 @@
-//! `posta talk`: lines in, lines out.
+//! The loop of `posta talk`: lines in, lines out.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ struct Talk {
 }
 
 /// Talks until the input ends and all of it is delivered, or until the program is interrupted.
-pub(super) async fn run(common: &Common, join: Option<PathBuf>) -> Result<(), Ending> {
+pub(super) async fn talk(common: &Common, join: Option<PathBuf>) -> Result<(), Ending> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let link = match &join {
         Some(path) => Some(read_link(path, common.json, &mut lines).await?),
