@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt clippy doc house licences soak bench env clean
+.PHONY: help setup demo up test lint fmt clippy doc house licences soak bench env clean
 
 ifeq ($(HOME)$(POSTA_CACHE),)
 $(error set HOME, or POSTA_CACHE to a folder that may hold about 5 GB)
@@ -31,6 +31,10 @@ setup: ## check the tools, build RocksDB once (ten minutes)
 demo: setup ## a whole network on this machine, real messages, a report (ARGS=--json for scripts)
 	@.ci/build
 	@"$(CARGO_TARGET_DIR)/release/posta-testnet" demo $(ARGS)
+
+up: setup ## a network that stays until Ctrl-C; prints how two people connect
+	@.ci/build
+	@"$(CARGO_TARGET_DIR)/release/posta-testnet" up $(ARGS)
 
 test: setup ## all tests
 ifeq ($(RUNNER),nextest)
@@ -62,7 +66,8 @@ soak: setup ## seeded kills for hours; ends at the first loss
 	cargo test $(FLAGS) --test programs -- --ignored --nocapture --test-threads=1 $(ARGS)
 
 bench: setup ## measure; each line has its value, the floor or peer beside it, and the ratio
-	cargo bench -p posta-benches $(ARGS)
+	@.ci/build
+	@"$(CARGO_TARGET_DIR)/release/posta-benches" $(if $(ARGS),$(ARGS),hop)
 
 env: ## what plain cargo commands need; use it as: eval "$(make env)"
 	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" ROCKSDB_LIB_DIR="$(ROCKSDB_LIB_DIR)" ROCKSDB_STATIC=1'

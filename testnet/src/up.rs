@@ -85,11 +85,12 @@ pub async fn up(dir: &Path) -> Result<ExitCode> {
 }
 
 fn connect_help(network: &Network) {
-    let file = network.layout().network_file();
-    println!("The network is up. In one terminal, invite:\n");
-    println!("  posta talk --network {}\n", file.display());
-    println!("and in another, join with the link that it prints:\n");
-    println!("  posta talk --network {} --join\n", file.display());
+    // The messenger is built beside this program; where it was moved away, its name will do.
+    let posta = std::env::current_exe().map(|exe| exe.with_file_name("posta")).ok().filter(|p| p.exists());
+    let posta = posta.unwrap_or_else(|| PathBuf::from("posta"));
+    let talk = format!("{} talk --network {}", posta.display(), network.layout().network_file().display());
+    println!("The network is up. In one terminal, invite:\n\n  {talk}\n");
+    println!("and in another, join with the link that it prints:\n\n  {talk} --join\n");
     println!("Ctrl-C here, or 'posta-testnet down', ends it and removes {}.", network.layout().dir.display());
 }
 
