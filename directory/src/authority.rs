@@ -197,6 +197,8 @@ pub struct Authority<R> {
     next_ask: Mono,
     /// The earliest time for the next attempt.
     not_before: Mono,
+    /// How many relays have posted, and when the newest of them came.
+    grown: (usize, Mono),
     /// An epoch for which we signed, and too few others.
     spent: Option<Epoch>,
     wake: Option<Mono>,
@@ -233,6 +235,7 @@ impl<R: CryptoRng> Authority<R> {
             catching: None,
             next_ask: now.mono,
             not_before: now.mono,
+            grown: (0, now.mono),
             spent: None,
             wake: None,
         };
@@ -254,6 +257,9 @@ impl<R: CryptoRng> Authority<R> {
             Event::Answer { call, reply } => self.answered(now, call, reply),
             Event::Recorded(record) => self.recorded(now, record),
             Event::Timer => {}
+        }
+        if self.intake.len() != self.grown.0 {
+            self.grown = (self.intake.len(), now.mono);
         }
         self.step(now);
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use posta_link::exit;
 
-use crate::demo::{self, Kill, Plan, Target};
+use crate::demo::{self, Kill, Moment, Plan, Target};
 use crate::layout::Size;
 use crate::{process, up};
 
@@ -48,6 +48,9 @@ enum Command {
         /// When to kill it: the share of all messages that were sent before.
         #[arg(long, value_name = "SHARE", default_value_t = 0.5, hide = true)]
         at: f64,
+        /// When to kill it: milliseconds after the start.
+        #[arg(long, value_name = "MS", conflicts_with = "at", hide = true)]
+        at_start: Option<u64>,
     },
     /// Start a network and stay until interrupted; prints how to connect.
     Up {
@@ -148,11 +151,12 @@ fn run(command: Command) -> Result<ExitCode> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         match command {
-            Command::Demo { json, messages, seconds, seed, keep, victim, at } => {
+            Command::Demo { json, messages, seconds, seed, keep, victim, at, at_start } => {
                 let seed = seed.unwrap_or_else(rand::random);
                 let over = Duration::from_secs(seconds.into());
                 let mut plan = Plan { messages: messages.into(), over, ..Plan::demo(seed) };
                 if let Some(n) = victim {
+                    let at = at_start.map_or(Moment::Share(at), |ms| Moment::Start(Duration::from_millis(ms)));
                     plan.kills = vec![Kill { at, who: Target::Any(n) }];
                 }
                 demo_command(json, &plan, keep).await

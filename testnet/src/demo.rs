@@ -38,10 +38,19 @@ pub struct Plan {
 /// One kill.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kill {
-    /// After this share of all messages was sent, 0.0 to 1.0.
-    pub at: f64,
+    /// When.
+    pub at: Moment,
     /// Who.
     pub who: Target,
+}
+
+/// When somebody is killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Moment {
+    /// So long after the network was started, while the clients are connecting at the latest.
+    Start(Duration),
+    /// After this share of all messages was sent, 0.0 to 1.0.
+    Share(f64),
 }
 
 /// Who is killed.
@@ -59,7 +68,10 @@ impl Plan {
     /// The demo as it is promised: 200 messages each way over 10 s, a mix and an edge killed.
     #[must_use]
     pub fn demo(seed: u64) -> Self {
-        let kills = vec![Kill { at: 1.0 / 3.0, who: Target::Mix }, Kill { at: 2.0 / 3.0, who: Target::QueueEdge }];
+        let kills = vec![
+            Kill { at: Moment::Share(1.0 / 3.0), who: Target::Mix },
+            Kill { at: Moment::Share(2.0 / 3.0), who: Target::QueueEdge },
+        ];
         Self { messages: 200, over: Duration::from_secs(10), kills, seed }
     }
 }
@@ -79,6 +91,7 @@ pub async fn run(size: Size, dir: &Path, plan: &Plan, quiet: bool) -> Result<Rep
         started,
         ledger: Ledger::default(),
         rng: ChaCha20Rng::seed_from_u64(plan.seed),
+        kills: plan.kills.clone(),
         victims: Vec::new(),
         progress,
     }
@@ -94,6 +107,7 @@ struct Demo<'a> {
     started: Instant,
     ledger: Ledger,
     rng: ChaCha20Rng,
+    kills: Vec<Kill>,
     victims: Vec<Victim>,
     progress: Progress,
 }
@@ -138,9 +152,19 @@ impl Demo<'_> {
         self.network.start_client(client_name(Side::Inviter), 0, &[])?;
         let mut connected = 0;
         while connected < 2 {
-            let (name, line) = self
-                .next(deadline)
-                .await?
+            let kill = self.kills.iter().find_map(|k| match k.at {
+                Moment::Start(after) => Some((self.started + after, *k)),
+                Moment::Share(_) => None,
+            });
+            let next = self.next(kill.map_or(deadline, |(at, _)| at.min(deadline))).await?;
+            if let (None, Some((at, kill))) = (&next, kill)
+                && at < deadline
+            {
+                self.kills.retain(|k| *k != kill);
+                self.kill(kill.who).await?;
+                continue;
+            }
+            let (name, line) = next
                 .context("the clients did not connect in time: run again with --keep, the logs say what is missing")?;
             match event(&line) {
                 "invitation" => {
@@ -161,15 +185,19 @@ impl Demo<'_> {
     async fn exchange(&mut self) -> Result<()> {
         let begin = Instant::now();
         let total = self.plan.messages;
-        let mut kills = self.plan.kills.clone();
         for number in 1..=total {
             let share = (number - 1) as f64 / total as f64;
             let due = begin + self.plan.over.mul_f64(share);
             while let Some((name, line)) = self.next(due).await? {
                 self.note(&name, &line);
             }
-            if let Some(i) = kills.iter().position(|k| k.at <= share) {
-                let kill = kills.swap_remove(i);
+            let due = |k: &Kill| match k.at {
+                Moment::Share(at) => at <= share,
+                // The clients were quicker: now, then.
+                Moment::Start(_) => true,
+            };
+            if let Some(i) = self.kills.iter().position(due) {
+                let kill = self.kills.swap_remove(i);
                 self.kill(kill.who).await?;
             }
             for side in Side::BOTH {

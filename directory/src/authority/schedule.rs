@@ -19,6 +19,11 @@ const MAX_PHASE: Duration = Duration::from_secs(60);
 /// At the start everyone waits: phases are shorter then, and this is also how long a vote of another authority waits for
 /// our own condition to hold.
 const BOOTSTRAP_PHASE: Duration = Duration::from_secs(2);
+/// Relays below which there is no path: two edges and two mixes.
+const SMALLEST_NETWORK: usize = 4;
+/// With fewer relays than were awaited, the start waits until none has come for so long: one that died meanwhile, or was
+/// never there, must not hold up all others for good.
+const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(3);
 /// Epochs ahead of our own clock for which messages are kept.
 pub(super) const EPOCHS_AHEAD: u64 = 2;
 
@@ -104,7 +109,14 @@ impl<R: CryptoRng> Authority<R> {
     fn ready(&self, now: Now, target: Epoch) -> bool {
         self.holds_valid(now)
             || self.intake.len() >= self.settings.bootstrap_relays
+            || self.patience_ends().is_some_and(|at| now.mono >= at)
             || self.first_heard(target).is_some_and(|at| now.mono >= at + BOOTSTRAP_PHASE)
+    }
+
+    /// When the relays that have posted will do, although more were awaited.
+    fn patience_ends(&self) -> Option<Mono> {
+        let (relays, since) = self.grown;
+        (relays >= SMALLEST_NETWORK).then_some(since + BOOTSTRAP_PATIENCE)
     }
 
     fn first_heard(&self, target: Epoch) -> Option<Mono> {
@@ -124,6 +136,7 @@ impl<R: CryptoRng> Authority<R> {
         if let Some(target) = self.target(now) {
             times.push(self.next_ask);
             times.push(self.not_before);
+            times.extend(self.patience_ends());
             times.extend(self.first_heard(target).map(|at| at + BOOTSTRAP_PHASE));
         }
         if let Some(round) = self.active.and_then(|key| self.rounds.get(&key)) {

@@ -38,6 +38,17 @@ fn a_network_starts_as_soon_as_the_relays_are_there() {
 }
 
 #[test]
+fn a_relay_that_dies_before_it_posts_does_not_hold_up_the_start() {
+    for seed in 0..5 {
+        let mut net = started(4, 6, seed);
+        (0..5).for_each(|relay| net.post(relay));
+        assert!(net.run(Duration::from_secs(5), |net| net.agreed(4) > Epoch(0)), "seed {seed}");
+        assert_eq!(net.newest(0).unwrap().consensus.relays().len(), 5);
+        net.check();
+    }
+}
+
+#[test]
 fn epochs_follow_one_another_and_form_a_chain() {
     for n in [1, 4] {
         let mut net = started(n, 3, 5);
