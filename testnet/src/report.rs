@@ -67,7 +67,7 @@ impl Percentiles {
 }
 
 impl Report {
-    /// Whether everything arrived, once and in order, and both victims had carried packets.
+    /// Whether everything arrived, once and in order.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.sent > 0 && self.delivered == self.sent && self.duplicates == 0 && self.out_of_order == 0
