@@ -39,10 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[error("the simulation could not make {0}")]
 pub struct Broken(pub &'static str);
 
-/// A relay killed during a run.
+/// A relay or authority killed during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kill {
-    /// Which relay, in the order of identities.
+    /// Which relay, in the order of identities; beyond the last one, which authority, and that for good.
     pub relay: usize,
     /// When, since the first message was sent.
     pub at: Duration,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use posta_client::JoinFailure;
+use posta_testnet::sim::directory::AUTHORITIES;
 use posta_testnet::sim::{Kill, Options, run};
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
@@ -56,14 +57,15 @@ fn nothing_is_lost_when_the_key_epoch_changes() {
     }
 }
 
-/// One relay killed at a random moment: an edge comes back after a random while, a mix never.
+/// One relay or authority killed at a random moment: an edge comes back after a random while, the others never.
 #[test]
 fn a_kill_at_any_moment_loses_nothing() {
     let mut failed = Vec::new();
     for seed in seeds() {
         let rng = &mut ChaCha20Rng::seed_from_u64(seed);
         let mut options = Options { seed, messages: 10, over: Duration::from_secs(10), ..Options::default() };
-        let relay = rng.random_range(0..options.edges + options.mixes);
+        options.epoch = Duration::from_secs(5);
+        let relay = rng.random_range(0..options.edges + options.mixes + AUTHORITIES);
         let at = Duration::from_millis(rng.random_range(0..12_000));
         // Which relays are edges follows from the seed; the simulation restarts those that hold queues.
         let restart_after = Duration::from_millis(rng.random_range(100..5_000));
@@ -101,6 +103,16 @@ fn an_invitation_works_for_a_day_and_not_longer() {
     let in_time = Options { join_after: hours(20), ..late };
     let outcome = run(&in_time).unwrap();
     assert!(outcome.is_clean(&in_time), "{outcome:?}");
+}
+
+/// With two of four gone there are no new documents that anyone believes; the third signature is what counts.
+#[test]
+fn two_dead_authorities_of_four_stop_the_directory() {
+    let kill = |a: usize| Kill { relay: 12 + a, at: Duration::from_secs(1), restart_after: None, only_edges: false };
+    let mut options = Options { epoch: Duration::from_secs(2), kills: vec![kill(0)], ..Options::default() };
+    assert!(run(&options).unwrap().is_clean(&options));
+    options.kills.push(kill(3));
+    assert!(run(&options).is_err(), "a consensus with two signatures must not verify");
 }
 
 /// The control of the test above: a loss that can't be made good is seen.

@@ -1,4 +1,4 @@
-//! The directory of a simulated network: four authorities that always agree, and the relays' keys.
+//! The directory of a simulated network: four authorities that agree as long as they live, and the relays' keys.
 //!
 //! Voting is simulated in the directory's own tests; here its result is what matters: documents with real signatures,
 //! an epoch after the other, with layers and mix keys that change together at each key epoch.
@@ -49,9 +49,12 @@ pub struct Directory {
     /// Sorted by identity.
     relays: Vec<SimRelay>,
     params: Params,
+    /// Which authorities still run; a dead one signs nothing.
+    alive: [bool; AUTHORITIES],
 }
 
-const AUTHORITIES: u8 = 4;
+/// Authorities of a simulated network.
+pub const AUTHORITIES: usize = 4;
 
 impl Directory {
     /// A network of `edges` and `mixes`.
@@ -67,8 +70,8 @@ impl Directory {
     ) -> Result<Self, Broken> {
         let list = (0..AUTHORITIES)
             .map(|a| Authority {
-                id: AuthorityId(sign_key(&seed, "authority", a.into()).public()),
-                link_key: LinkPublicKey([a; 32]),
+                id: AuthorityId(sign_key(&seed, "authority", a as u64).public()),
+                link_key: LinkPublicKey([a as u8; 32]),
                 addresses: Vec::new(),
             })
             .collect();
@@ -84,7 +87,14 @@ impl Directory {
         params.set(parameter::KEY_EPOCH_MS, millis(key_epoch));
         params.set(parameter::RESERVED_NETWORKS, 1);
         let authorities = Authorities::new(list).map_err(|_| Broken("the list of authorities"))?;
-        Ok(Self { seed, authorities, relays, params })
+        Ok(Self { seed, authorities, relays, params, alive: [true; AUTHORITIES] })
+    }
+
+    /// An authority dies for good.
+    pub fn kill(&mut self, authority: usize) {
+        if let Some(alive) = self.alive.get_mut(authority) {
+            *alive = false;
+        }
     }
 
     /// All relays, sorted by identity.
@@ -146,8 +156,10 @@ impl Directory {
         };
         let encoded = body.encode();
         let header = body.header(&encoded);
-        let mut signatures: Vec<ConsensusSignature> = (0..AUTHORITIES.into())
-            .map(|a| {
+        let mut signatures: Vec<ConsensusSignature> = (0_u64..)
+            .zip(self.alive)
+            .filter(|(_, alive)| *alive)
+            .map(|(a, _)| {
                 let identity = sign_key(&self.seed, "authority", a);
                 let signing = sign_key(&self.seed, "signing", a);
                 let certificate = Certificate::issue(

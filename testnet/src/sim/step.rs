@@ -111,6 +111,10 @@ impl World<'_> {
 
     fn kill(&mut self, kill: Kill) {
         let Kill { relay: r, restart_after, only_edges, .. } = kill;
+        if let Some(authority) = r.checked_sub(self.relays.len()) {
+            self.directory.kill(authority);
+            return;
+        }
         let Some(relay) = self.relays.get_mut(r) else { return };
         let id = relay.id;
         let restart_after = restart_after.filter(|_| relay.is_edge || !only_edges);
