@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use posta_protocol::admission::{Asks, QueueKind};
 use posta_protocol::answer::{Answer, Body};
 use posta_protocol::codec::Reader;
 use posta_protocol::command::{Command, Envelope};
@@ -102,9 +103,9 @@ impl QueueService {
                 let pace = Duration::from_millis(pace.into()).min(MAX_PACE);
                 return self.subscribe(cx, reader.id(), acked, pace, reply.into());
             }
-            Command::Create { queue, writer, admission } => {
-                if !self.admission.admits(&admission) {
-                    return self.answer(cx, reply.pop(), Body::Refused(code::NOT_ADMITTED));
+            Command::Create { queue, writer, kind: QueueKind::Plain, proof } => {
+                if !self.admission.admits(&proof) {
+                    return self.answer(cx, reply.pop(), Body::NotAdmitted(Asks::Password));
                 }
                 (QueueOp::Create { queue, writer }, Effect::None)
             }

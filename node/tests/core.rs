@@ -15,6 +15,7 @@ mod world;
 use std::time::Duration;
 
 use posta_node::relay::{Admission, Bounds, ClientLink, Event, InboxBounds, Source};
+use posta_protocol::admission::{Asks, Proof, QueueKind};
 use posta_protocol::answer::Body;
 use posta_protocol::command::{BlobCapability, Command, ReaderCapability, WriterCapability};
 use posta_protocol::ids::InboxId;
@@ -33,7 +34,11 @@ fn writer() -> WriterCapability {
 }
 
 fn create() -> Command {
-    Command::Create { queue: reader().id(), writer: writer().id(), admission: [].into() }
+    create_showing(Proof::Nothing)
+}
+
+fn create_showing(proof: Proof) -> Command {
+    Command::Create { queue: reader().id(), writer: writer().id(), kind: QueueKind::Plain, proof }
 }
 
 fn send(sequence: u64) -> Command {
@@ -254,9 +259,8 @@ fn refusals_have_their_codes() {
     assert_eq!(w.core(QUEUES).counters().malformed, 2);
 
     let mut w = World::with(Bounds::default(), Admission::password("sesame"));
-    assert_eq!(w.ask(create()), refused(answer::NOT_ADMITTED));
-    let admission = b"sesame".as_slice().into();
-    assert_eq!(w.ask(Command::Create { queue: reader().id(), writer: writer().id(), admission }), Body::Ok);
+    assert_eq!(w.ask(create()), Body::NotAdmitted(Asks::Password));
+    assert_eq!(w.ask(create_showing(Proof::Password(b"sesame".to_vec().into()))), Body::Ok);
 }
 
 #[test]

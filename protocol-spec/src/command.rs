@@ -12,11 +12,12 @@ use core::time::Duration;
 
 use rand_core::CryptoRng;
 
+use crate::admission::{Proof, QueueKind};
 use crate::codec::{Reader, Writer};
 use crate::crypto::{self, context};
 use crate::error::{Malformed, Misuse};
 use crate::geometry::Geometry;
-use crate::ids::{BlobId, QueueId, WriterId};
+use crate::ids::{BlobId, MessageId, QueueId, WriterId};
 use crate::onion::reply::ReplyBlock;
 use crate::params::{BLOB_LEN, BOX_LEN, CAPABILITY_LEN, MAX_BLOB_TTL, MAX_SUBSCRIBE_SURBS};
 use crate::registry::command as code;
@@ -24,8 +25,6 @@ use crate::secret::Secret;
 
 /// The longest box that a `send` can carry: one that asks for no answer has the reply block's room as well.
 pub const MAX_BOX_LEN: usize = BOX_LEN + 4888;
-/// The longest proof of admission in a `create`.
-pub const MAX_ADMISSION_LEN: usize = 64;
 
 macro_rules! capability {
     ($(#[$doc:meta])* $name:ident -> $id:ident, $context:expr) => {
@@ -96,14 +95,16 @@ capability!(
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
-    /// Make a queue for these two hashes; `admission` proves what the relay asks for (nothing where it is open).
+    /// Make a queue for these two hashes.
     Create {
         /// Hash of the reader capability.
         queue: QueueId,
         /// Hash of the (invited) writer capability.
         writer: WriterId,
-        /// A password or a puzzle's solution, at most [`MAX_ADMISSION_LEN`] bytes.
-        admission: Box<[u8]>,
+        /// What it is for.
+        kind: QueueKind,
+        /// What the relay asks for (nothing where it is open).
+        proof: Proof,
     },
     /// Replace the invited capability by the writer's own; the first one wins.
     Secure {
@@ -118,6 +119,17 @@ pub enum Command {
         writer: WriterCapability,
         /// The message's id in this queue.
         sequence: u64,
+        /// The sealed message.
+        body: Box<[u8]>,
+    },
+    /// Put a message into a contact queue under an id that its writer draws; the relay gives it a number.
+    ContactSend {
+        /// The capability that all its writers share.
+        writer: WriterCapability,
+        /// The message's id.
+        message: MessageId,
+        /// What the relay asks for.
+        proof: Proof,
         /// The sealed message.
         body: Box<[u8]>,
     },
@@ -146,6 +158,26 @@ pub enum Command {
     },
     /// Erase the queue.
     Delete {
+        /// The reader's capability.
+        reader: ReaderCapability,
+    },
+    /// Say how the queue stands.
+    Info {
+        /// The reader's capability.
+        reader: ReaderCapability,
+    },
+    /// Refuse writers until `Resume`.
+    Suspend {
+        /// The reader's capability.
+        reader: ReaderCapability,
+    },
+    /// Accept writers again.
+    Resume {
+        /// The reader's capability.
+        reader: ReaderCapability,
+    },
+    /// Count the time for which the queue is unused anew.
+    Extend {
         /// The reader's capability.
         reader: ReaderCapability,
     },
@@ -243,11 +275,12 @@ impl Envelope {
 impl Command {
     fn write(&self, w: &mut Writer) {
         match self {
-            Self::Create { queue, writer, admission } => {
+            Self::Create { queue, writer, kind, proof } => {
                 w.u8(code::CREATE);
                 queue.write(w);
                 writer.write(w);
-                w.bounded(admission);
+                w.u8(kind.code());
+                proof.write(w);
             }
             Self::Secure { invited, writer } => {
                 w.u8(code::SECURE);
@@ -258,6 +291,13 @@ impl Command {
                 w.u8(code::SEND);
                 writer.write(w);
                 w.u64(*sequence);
+                w.bounded(body);
+            }
+            Self::ContactSend { writer, message, proof, body } => {
+                w.u8(code::CONTACT_SEND);
+                writer.write(w);
+                message.write(w);
+                proof.write(w);
                 w.bounded(body);
             }
             Self::Subscribe { reader, acked, pace } => {
@@ -276,10 +316,11 @@ impl Command {
                 reader.write(w);
                 w.u64(*up_to);
             }
-            Self::Delete { reader } => {
-                w.u8(code::DELETE);
-                reader.write(w);
-            }
+            Self::Delete { reader } => Self::write_for_reader(code::DELETE, reader, w),
+            Self::Info { reader } => Self::write_for_reader(code::INFO, reader, w),
+            Self::Suspend { reader } => Self::write_for_reader(code::SUSPEND, reader, w),
+            Self::Resume { reader } => Self::write_for_reader(code::RESUME, reader, w),
+            Self::Extend { reader } => Self::write_for_reader(code::EXTEND, reader, w),
             Self::BlobPut { put, get, one_time, hours, body } => {
                 w.u8(code::BLOB_PUT);
                 put.write(w);
@@ -302,17 +343,29 @@ impl Command {
         }
     }
 
+    fn write_for_reader(code: u8, reader: &ReaderCapability, w: &mut Writer) {
+        w.u8(code);
+        reader.write(w);
+    }
+
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(match r.u8("command")? {
             code::CREATE => Self::Create {
                 queue: QueueId::read(r)?,
                 writer: WriterId::read(r)?,
-                admission: r.bounded(MAX_ADMISSION_LEN, "admission")?.into(),
+                kind: QueueKind::from_code(r.u8("kind of a queue")?)?,
+                proof: Proof::read(r)?,
             },
             code::SECURE => Self::Secure { invited: WriterCapability::read(r)?, writer: WriterId::read(r)? },
             code::SEND => Self::Send {
                 writer: WriterCapability::read(r)?,
                 sequence: r.u64("sequence")?,
+                body: r.bounded(MAX_BOX_LEN, "box")?.into(),
+            },
+            code::CONTACT_SEND => Self::ContactSend {
+                writer: WriterCapability::read(r)?,
+                message: MessageId::read(r)?,
+                proof: Proof::read(r)?,
                 body: r.bounded(MAX_BOX_LEN, "box")?.into(),
             },
             code::SUBSCRIBE => {
@@ -321,6 +374,10 @@ impl Command {
             code::FETCH => Self::Fetch { reader: ReaderCapability::read(r)?, after: r.u64("after")? },
             code::ACK => Self::Ack { reader: ReaderCapability::read(r)?, up_to: r.u64("up to")? },
             code::DELETE => Self::Delete { reader: ReaderCapability::read(r)? },
+            code::INFO => Self::Info { reader: ReaderCapability::read(r)? },
+            code::SUSPEND => Self::Suspend { reader: ReaderCapability::read(r)? },
+            code::RESUME => Self::Resume { reader: ReaderCapability::read(r)? },
+            code::EXTEND => Self::Extend { reader: ReaderCapability::read(r)? },
             code::BLOB_PUT => Self::read_blob_put(r)?,
             code::BLOB_GET => Self::BlobGet { get: BlobCapability::read(r)?, reader: Secret::new(r.array("reader")?) },
             code::BLOB_DELETE => Self::BlobDelete { put: WriterCapability::read(r)? },
@@ -350,6 +407,7 @@ mod tests {
     use rand_core::SeedableRng;
 
     use super::*;
+    use crate::admission::Solution;
     use crate::crypto::xwing::KemSecretKey;
     use crate::ids::{InboxId, KeyEpoch, RelayId};
     use crate::onion::build::Hop;
@@ -358,7 +416,22 @@ mod tests {
     fn all() -> Vec<Command> {
         let cap = |n| Secret::new([n; 32]);
         vec![
-            Command::Create { queue: QueueId([1; 32]), writer: WriterId([2; 32]), admission: [9; 3].into() },
+            Command::Create {
+                queue: QueueId([1; 32]),
+                writer: WriterId([2; 32]),
+                kind: QueueKind::Bulk,
+                proof: Proof::Password(vec![9; 3].into()),
+            },
+            Command::ContactSend {
+                writer: WriterCapability(cap(22)),
+                message: MessageId([23; 16]),
+                proof: Proof::Solution(Solution { seed: [24; 16], nonce: 25 }),
+                body: vec![26; BOX_LEN].into(),
+            },
+            Command::Info { reader: ReaderCapability(cap(27)) },
+            Command::Suspend { reader: ReaderCapability(cap(28)) },
+            Command::Resume { reader: ReaderCapability(cap(29)) },
+            Command::Extend { reader: ReaderCapability(cap(30)) },
             Command::Secure { invited: WriterCapability(cap(3)), writer: WriterId([4; 32]) },
             Command::Send { writer: WriterCapability(cap(5)), sequence: 6, body: vec![7; BOX_LEN].into() },
             Command::Subscribe { reader: ReaderCapability(cap(8)), acked: 9, pace: 10 },

@@ -22,83 +22,80 @@ pub mod signature;
 pub mod wide_block;
 pub mod xwing;
 
-/// Every domain-separation string of the protocol. One purpose each; none is a prefix of use in another place.
-pub mod context {
-    /// A hop's root key, from the X-Wing shared secret.
-    pub const HOP: &str = "posta v1 hop";
-    /// A hop's AES-256-GCM key for the routing.
-    pub const HEADER: &str = "posta v1 hop header";
-    /// A hop's AES-256-CTR key for the bytes shifted in behind the routing.
-    pub const FILLER: &str = "posta v1 hop filler";
-    /// A hop's payload key, from which the wide block's round keys come.
-    pub const PAYLOAD: &str = "posta v1 hop payload";
-    /// A hop's replay tag.
-    pub const REPLAY: &str = "posta v1 hop replay tag";
-    /// Round keys of the wide block.
-    pub const WIDE_BLOCK: &str = "posta v1 wide block rounds";
-    /// A geometry's hash.
-    pub const GEOMETRY: &str = "posta v1 geometry";
-    /// A reader capability's hash.
-    pub const READER: &str = "posta v1 queue reader";
-    /// A writer capability's hash.
-    pub const WRITER: &str = "posta v1 queue writer";
-    /// A blob capability's hash.
-    pub const BLOB: &str = "posta v1 blob reader";
-    /// An inbox's id, from its attach secret.
-    pub const INBOX: &str = "posta v1 inbox";
-    /// A message key, from a queue key.
-    pub const BOX: &str = "posta v1 sealed box";
-    /// A blob's seal key, from an invitation's secret.
-    pub const INVITATION_SEAL: &str = "posta v1 invitation seal";
-    /// A blob's get capability, from an invitation's secret.
-    pub const INVITATION_GET: &str = "posta v1 invitation get";
-    /// The hash of the inviter's fixed data, which the blob's key depends on.
-    pub const INVITATION_DATA: &str = "posta v1 invitation data";
-    /// A consensus' hash.
-    pub const CONSENSUS: &str = "posta v1 consensus";
-    /// A descriptor's hash.
-    pub const DESCRIPTOR: &str = "posta v1 descriptor";
-    /// A vote's hash.
-    pub const VOTE: &str = "posta v1 vote";
-    /// The hash of a key epoch's mix keys.
-    pub const MIX_KEYS: &str = "posta v1 mix keys";
-    /// The order in which mixes are dealt to layers.
-    pub const LAYERS: &str = "posta v1 layers";
-    /// A vote's contribution to the shared randomness, mixed with the others.
-    pub const SHARED_RANDOM: &str = "posta v1 shared random";
-    /// The signature of an identity key under a signing key.
-    pub const SIGN_CERTIFICATE: &str = "posta v1 sign certificate";
-    /// A relay's signature under its descriptor.
-    pub const SIGN_DESCRIPTOR: &str = "posta v1 sign descriptor";
-    /// An authority's signature under a consensus' header.
-    pub const SIGN_CONSENSUS: &str = "posta v1 sign consensus";
-    /// An authority's signature under its vote.
-    pub const SIGN_VOTE: &str = "posta v1 sign vote";
-    /// An authority's signature under its echo.
-    pub const SIGN_ECHO: &str = "posta v1 sign echo";
-    /// All of them.
-    pub const ALL: &[&str] = &[
-        HOP,
-        HEADER,
-        FILLER,
-        PAYLOAD,
-        REPLAY,
-        WIDE_BLOCK,
-        GEOMETRY,
-        READER,
-        WRITER,
-        BLOB,
-        INBOX,
-        BOX,
-        INVITATION_SEAL,
-        INVITATION_GET,
-        INVITATION_DATA,
-        CONSENSUS,
-        DESCRIPTOR,
-        VOTE,
-        MIX_KEYS,
-        LAYERS,
-    ];
+/// A module of strings, and `ALL`, which can't miss one.
+macro_rules! contexts {
+    ($(#[$doc:meta])* $module:ident { $($(#[$item:meta])* $name:ident = $string:literal,)* }) => {
+        $(#[$doc])*
+        pub mod $module {
+            $($(#[$item])* pub const $name: &str = $string;)*
+            /// All of them, by the name of the constant.
+            pub const ALL: &[(&str, &str)] = &[$((stringify!($name), $string)),*];
+        }
+    };
+}
+
+contexts! {
+    /// Every domain-separation string of the protocol. One purpose each; none is a prefix of use in another place.
+    context {
+        /// A hop's root key, from the X-Wing shared secret.
+        HOP = "posta v1 hop",
+        /// A hop's AES-256-GCM key for the routing.
+        HEADER = "posta v1 hop header",
+        /// A hop's AES-256-CTR key for the bytes shifted in behind the routing.
+        FILLER = "posta v1 hop filler",
+        /// A hop's payload key, from which the wide block's round keys come.
+        PAYLOAD = "posta v1 hop payload",
+        /// A hop's replay tag.
+        REPLAY = "posta v1 hop replay tag",
+        /// Round keys of the wide block.
+        WIDE_BLOCK = "posta v1 wide block rounds",
+        /// A geometry's hash.
+        GEOMETRY = "posta v1 geometry",
+        /// A reader capability's hash.
+        READER = "posta v1 queue reader",
+        /// A writer capability's hash.
+        WRITER = "posta v1 queue writer",
+        /// A blob capability's hash.
+        BLOB = "posta v1 blob reader",
+        /// An inbox's id, from its attach secret.
+        INBOX = "posta v1 inbox",
+        /// A message key, from a queue key.
+        BOX = "posta v1 sealed box",
+        /// A blob's seal key, from an invitation's secret.
+        INVITATION_SEAL = "posta v1 invitation seal",
+        /// A blob's get capability, from an invitation's secret.
+        INVITATION_GET = "posta v1 invitation get",
+        /// The hash of the inviter's fixed data, which the blob's key depends on.
+        INVITATION_DATA = "posta v1 invitation data",
+        /// A consensus' hash.
+        CONSENSUS = "posta v1 consensus",
+        /// A descriptor's hash.
+        DESCRIPTOR = "posta v1 descriptor",
+        /// A vote's hash.
+        VOTE = "posta v1 vote",
+        /// The hash of a key epoch's mix keys.
+        MIX_KEYS = "posta v1 mix keys",
+        /// The order in which mixes are dealt to layers.
+        LAYERS = "posta v1 layers",
+        /// A vote's contribution to the shared randomness, mixed with the others.
+        SHARED_RANDOM = "posta v1 shared random",
+        /// The signature of an identity key under a signing key.
+        SIGN_CERTIFICATE = "posta v1 sign certificate",
+        /// A relay's signature under its descriptor.
+        SIGN_DESCRIPTOR = "posta v1 sign descriptor",
+        /// An authority's signature under a consensus' header.
+        SIGN_CONSENSUS = "posta v1 sign consensus",
+        /// An authority's signature under its vote.
+        SIGN_VOTE = "posta v1 sign vote",
+        /// An authority's signature under its echo.
+        SIGN_ECHO = "posta v1 sign echo",
+        /// A puzzle's statement for making a queue.
+        PUZZLE_CREATE = "posta v1 puzzle create",
+        /// A puzzle's statement for a message to a contact queue.
+        PUZZLE_SEND = "posta v1 puzzle send",
+        /// A puzzle's digest, whose leading zero bits are counted.
+        PUZZLE = "posta v1 puzzle",
+    }
 }
 
 /// BLAKE3 of `bytes` in the domain `context`.
@@ -208,7 +205,7 @@ mod tests {
 
     #[test]
     fn contexts_are_distinct() {
-        assert_eq!(context::ALL.iter().collect::<BTreeSet<_>>().len(), context::ALL.len());
+        assert_eq!(context::ALL.iter().map(|(_, s)| s).collect::<BTreeSet<_>>().len(), context::ALL.len());
     }
 
     #[test]

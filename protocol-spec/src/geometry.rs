@@ -82,7 +82,7 @@ impl Geometry {
     pub fn hash(self) -> Hash {
         let mut w = Writer::with_capacity(Self::LEN);
         self.write(&mut w);
-        crypto::hash("posta v1 geometry", &w.finish())
+        crypto::hash(crypto::context::GEOMETRY, &w.finish())
     }
 
     /// Reads a geometry.

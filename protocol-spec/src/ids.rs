@@ -84,6 +84,10 @@ bytes_id!(
     Incarnation, 16
 );
 bytes_id!(
+    /// A message to a contact queue: drawn by its writer, so that it can be sent again.
+    MessageId, 16
+);
+bytes_id!(
     /// Who runs a relay, as its operator declares it: all relays of one operator carry the same value.
     OperatorId, 16
 );

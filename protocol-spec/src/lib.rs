@@ -12,12 +12,13 @@
 //! | [`ids`], [`secret`], [`now`] | a type per identifier, secrets that erase themselves, time as an argument |
 //! | [`crypto`] | the only file that names primitives |
 //! | [`geometry`], [`packet`], [`onion`] | the fixed-size packet, building and peeling it, reply blocks |
-//! | [`command`], [`answer`] | what travels in the innermost layer, to and from the queues |
+//! | [`command`], [`answer`], [`admission`] | what travels in the innermost layer, to and from the queues |
 //! | [`frame`] | what is said on a link beside packets |
 //! | [`document`] | descriptors, votes, the consensus |
 //! | [`invitation`] | links from which a conversation starts |
 //! | [`end_to_end`] | sealing between the two ends of a conversation |
 
+pub mod admission;
 pub mod answer;
 pub mod codec;
 pub mod command;

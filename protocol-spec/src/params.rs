@@ -46,8 +46,16 @@ pub const MAX_QUEUE_SURBS: usize = 8;
 pub const DEFAULT_QUEUE_QUOTA: u32 = 128;
 /// Sequence numbers behind the newest accepted one that a queue still tells apart.
 pub const SEQUENCE_WINDOW: u64 = 64;
+/// Messages that a contact queue holds by default: requests that wait for their owner.
+pub const DEFAULT_CONTACT_QUOTA: u32 = 32;
+/// Messages that a bulk queue holds by default: 512 boxes are about 5.6 MB of a file.
+pub const DEFAULT_BULK_QUOTA: u32 = 512;
+/// Ids of its latest messages that a contact queue remembers, so that one sent again isn't stored twice.
+pub const CONTACT_WINDOW: usize = 64;
 /// A message not fetched within this time is erased.
 pub const DEFAULT_MESSAGE_TTL: Duration = Duration::from_secs(21 * 24 * 3600);
+/// A bulk queue's message not fetched within this time is erased: 3 days.
+pub const DEFAULT_BULK_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
 /// A queue not used within this time is erased.
 pub const DEFAULT_QUEUE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Longest life of a blob (an invitation): 30 days.
@@ -57,6 +65,15 @@ pub const MAX_BLOB_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const BOX_LEN: usize = 11 * 1024;
 /// A blob as a relay holds it; every blob is padded to this length.
 pub const BLOB_LEN: usize = 8 * 1024;
+
+/// Longest password that a relay's operator can ask for.
+pub const MAX_PASSWORD_LEN: usize = 64;
+/// Seed of a puzzle.
+pub const PUZZLE_SEED_LEN: usize = 16;
+/// Most leading zero bits that a puzzle asks for: days of one core. A client refuses to begin on more.
+pub const MAX_PUZZLE_EFFORT: u8 = 40;
+/// How long a puzzle's seed is handed out; its solutions are taken for as long again.
+pub const PUZZLE_SEED_LIFE: Duration = Duration::from_secs(3600);
 
 // ---- end to end ------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ mod queue;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::answer::Body;
 use posta_protocol::command::{Command, WriterCapability};
 use posta_protocol::end_to_end::{Content, Kind, QueueAddress};
@@ -124,7 +125,8 @@ impl Incoming {
         let purpose = self.purpose(Task::Create(index));
         let Some(queue) = self.queues.get_mut(index) else { return };
         let writer = WriterCapability::new(queue.invited.duplicate()).id();
-        let command = Command::Create { queue: queue.reader.id(), writer, admission: Box::default() };
+        let command =
+            Command::Create { queue: queue.reader.id(), writer, kind: QueueKind::Plain, proof: Proof::Nothing };
         queue.create = Some(core.request(now, queue.relay, command, purpose));
     }
 

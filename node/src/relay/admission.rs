@@ -1,5 +1,6 @@
 //! Who may make queues here.
 
+use posta_protocol::admission::Proof;
 use posta_protocol::crypto;
 use posta_protocol::ids::Hash;
 
@@ -23,10 +24,11 @@ impl Admission {
 
     /// Whether this proof is enough.
     #[must_use]
-    pub fn admits(&self, proof: &[u8]) -> bool {
-        match self {
-            Self::Open => true,
-            Self::Password(hash) => crypto::hash(CONTEXT, proof).ct_eq(hash),
+    pub fn admits(&self, proof: &Proof) -> bool {
+        match (self, proof) {
+            (Self::Open, _) => true,
+            (Self::Password(hash), Proof::Password(password)) => crypto::hash(CONTEXT, password).ct_eq(hash),
+            (Self::Password(_), _) => false,
         }
     }
 }
@@ -37,9 +39,11 @@ mod tests {
 
     #[test]
     fn a_password_is_asked_for_only_if_there_is_one() {
-        assert!(Admission::password("").admits(b""));
-        assert!(Admission::password("").admits(b"anything"));
+        let word = |word: &str| Proof::Password(word.as_bytes().to_vec().into());
+        assert!(Admission::password("").admits(&Proof::Nothing));
+        assert!(Admission::password("").admits(&word("anything")));
         let closed = Admission::password("open sesame");
-        assert!(closed.admits(b"open sesame") && !closed.admits(b"") && !closed.admits(b"open sesam"));
+        assert!(closed.admits(&word("open sesame")));
+        assert!(!closed.admits(&Proof::Nothing) && !closed.admits(&word("")) && !closed.admits(&word("open sesam")));
     }
 }

@@ -4,7 +4,7 @@ use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::ids::{Epoch, Hash};
 use crate::params::{MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_DESCRIPTORS_AT_ONCE, MAX_MIX_KEYS_LEN, MAX_VOTE_LEN};
-use crate::registry::{directory as code, refusal};
+use crate::registry::{directory as code, directory_answer, refusal};
 
 const WHAT: &str = "request";
 
@@ -210,12 +210,12 @@ impl<B: AsRef<[u8]>> Reply<B> {
             Self::Ok(content) => {
                 let content = content.as_ref();
                 let mut w = Writer::with_capacity(1 + content.len());
-                w.u8(code::OK);
+                w.u8(directory_answer::OK);
                 w.bytes(content);
                 w.finish()
             }
-            Self::None => vec![code::NONE],
-            Self::Refused(reason) => vec![code::REFUSED, reason.code()],
+            Self::None => vec![directory_answer::NONE],
+            Self::Refused(reason) => vec![directory_answer::REFUSED, reason.code()],
         }
     }
 }
@@ -228,9 +228,9 @@ impl Reply {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let reply = match r.u8("reply")? {
-            code::OK => Self::Ok(r.remainder().to_vec()),
-            code::NONE => Self::None,
-            code::REFUSED => Self::Refused(Refusal::from_code(r.u8("reply")?)),
+            directory_answer::OK => Self::Ok(r.remainder().to_vec()),
+            directory_answer::NONE => Self::None,
+            directory_answer::REFUSED => Self::Refused(Refusal::from_code(r.u8("reply")?)),
             _ => return Err(Malformed::Value("reply")),
         };
         r.finish("reply")?;
