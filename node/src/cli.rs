@@ -34,7 +34,7 @@ enum Command {
     /// Make keys and a configuration file with every default.
     Init(Init),
     /// Check configuration, keys and ports, and change nothing.
-    Check(Common),
+    Check(Check),
     /// Run the relay.
     Run(Run),
 }
@@ -78,6 +78,15 @@ struct Common {
     /// The configuration file.
     #[arg(long)]
     config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    common: Common,
+    /// Ask the authorities whether the network lists this relay. It may be running: its ports are not tried.
+    #[arg(long)]
+    listed: bool,
 }
 
 #[derive(Debug, Args)]
@@ -161,10 +170,15 @@ fn init(args: &Init) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(args: &Common) -> Result<(), Failure> {
-    let config = Config::load(&args.config)?;
+fn check(args: &Check) -> Result<(), Failure> {
+    let config = Config::load(&args.common.config)?;
     let network = Network::load(&config.network).map_err(Failure::usage)?;
     let keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
+    if args.listed {
+        let how = driver::listed(&config, &network, &keys)?;
+        let _ = writeln!(std::io::stdout(), "relay {}: {how}", keys.relay().short());
+        return Ok(());
+    }
     let ports = [Some(config.link_address), config.offers(Role::Edge).then_some(config.client_address)];
     for address in ports.into_iter().flatten() {
         UdpSocket::bind(address)

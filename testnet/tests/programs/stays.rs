@@ -102,6 +102,27 @@ fn strangers_are_told(net: &Path, network: &Path) {
     let ping = role("posta", &["ping", "--network", file.to_str().unwrap()]).output().unwrap();
     fails_with(&ping, &["of the known authorities signed", "are needed"]);
 
+    // A relay asks whether the network lists it; one that was never run isn't, and neither is a listed one's old key.
+    let check =
+        |config: &Path| role("node", &["check", "--listed", "--config", config.to_str().unwrap()]).output().unwrap();
+    let edge = check(&net.join("edge-1/node.toml"));
+    assert!(edge.status.success(), "{}", String::from_utf8_lossy(&edge.stderr));
+    assert!(String::from_utf8_lossy(&edge.stdout).contains("an edge"));
+    let folder = net.join("stranger");
+    let paths = [folder.to_str().unwrap(), network.to_str().unwrap()];
+    let args = ["init", "--dir", paths[0], "--network", paths[1], "--link-address", "127.0.0.1:4433"];
+    let made = role("node", &[args.as_slice(), &["--client-address", "127.0.0.1:4434"]].concat()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let stranger = check(&folder.join("node.toml"));
+    fails_with(&stranger, &["is not in the consensus", "posta-node run"]);
+    assert_eq!(stranger.status.code(), Some(3), "the exit code for networks");
+    let files = fs::read_dir(net.join("edge-1/state")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file());
+    for file in files {
+        fs::copy(&file, folder.join("state").join(file.file_name().unwrap())).unwrap();
+    }
+    fs::copy(net.join("edge-2/state/link.key"), folder.join("state/link.key")).unwrap();
+    fails_with(&check(&folder.join("node.toml")), &["with another link key", "posta-node run"]);
+
     // A relay's link port admits no key that the consensus doesn't list.
     let config = fs::read_to_string(net.join("edge-1/node.toml")).unwrap();
     let value = |key: &str| config.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(" = ")).unwrap().to_owned();
