@@ -7,7 +7,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::codec::{Reader, Writer};
 use crate::crypto::wide_block::WideBlock;
@@ -129,13 +129,14 @@ pub fn peel(
     Ok(Peeled { key_epoch, next })
 }
 
-/// Tries every live key, so that a failure costs the same whatever its reason.
+/// Tries every live key, each to its end: a failure costs the same whatever its reason.
 fn open_header(ring: &KeyRing, parts: &Parts<'_>, plain: &mut [u8]) -> Result<(KeyEpoch, HopKeys), Refused> {
     let aad = aad(&ring.geometry_hash, parts.ciphertext);
     for (epoch, secret) in &ring.keys {
-        let Ok(shared) = secret.decapsulate(parts.ciphertext) else { continue };
+        let (shared, sound) = secret.decapsulate_to_the_end(parts.ciphertext);
         let keys = HopKeys::derive(&shared, &ring.relay, *epoch, &ring.geometry_hash);
-        if crypto::open_routing(&keys.header, &aad, parts.routing, parts.tag, plain).is_ok() {
+        let opened = crypto::open_routing(&keys.header, &aad, parts.routing, parts.tag, plain).is_ok();
+        if opened & bool::from(sound) {
             return Ok((*epoch, keys));
         }
     }
@@ -183,20 +184,15 @@ pub(crate) struct HopKeys {
 
 impl HopKeys {
     pub(crate) fn derive(shared: &Secret<32>, relay: &RelayId, epoch: KeyEpoch, geometry: &Hash) -> Self {
-        let mut w = Writer::with_capacity(32 + 32 + 8 + 32 + 2);
-        w.bytes(shared.expose());
-        relay.write(&mut w);
-        w.u64(epoch.0);
-        geometry.write(&mut w);
-        w.u16(PROTOCOL_VERSION);
-        let mut material = w.finish();
-        let root = crypto::derive(context::HOP, &material);
-        material.zeroize();
+        let (epoch, version) = (epoch.0.to_le_bytes(), PROTOCOL_VERSION.to_le_bytes());
+        let mut root = Zeroizing::new([0; 32]);
+        let material = [shared.expose().as_slice(), &relay.0, &epoch, &geometry.0, &version];
+        crypto::derive_parts(context::HOP, &material, root.as_mut_slice());
         let mut keys = Self { header: [0; 32], filler: [0; 32], payload: [0; 32], tag: ReplayTag([0; 16]) };
-        crypto::derive_into(context::HEADER, root.expose(), &mut keys.header);
-        crypto::derive_into(context::FILLER, root.expose(), &mut keys.filler);
-        crypto::derive_into(context::PAYLOAD, root.expose(), &mut keys.payload);
-        crypto::derive_into(context::REPLAY, root.expose(), &mut keys.tag.0);
+        crypto::derive_into(context::HEADER, root.as_slice(), &mut keys.header);
+        crypto::derive_into(context::FILLER, root.as_slice(), &mut keys.filler);
+        crypto::derive_into(context::PAYLOAD, root.as_slice(), &mut keys.payload);
+        crypto::derive_into(context::REPLAY, root.as_slice(), &mut keys.tag.0);
         keys
     }
 }

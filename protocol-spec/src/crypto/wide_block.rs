@@ -1,54 +1,54 @@
 //! The payload's permutation: any flipped bit anywhere destroys all of it.
 //!
 //! LIONESS (Anderson and Biham, 1996) in shape: four rounds over a left half of 32 bytes and a right half of the rest.
-//! Rounds 1 and 3 add to the right half an AES-256-CTR keystream whose key is the keyed hash of the left half; rounds 2
-//! and 4 add to the left half the keyed hash of the right. With a right half of 16 KiB, BLAKE3 works on whole groups
-//! of 16 chunks.
+//! Rounds 1 and 3 add to the right half an AES-256-CTR keystream whose key is the keyed hash of the left half. Rounds 2
+//! and 4 add to the left half the keyed hash of the right half's GMAC: a universal hash under a key of its own and a
+//! pseudo-random function of it are together a pseudo-random function (hash-then-PRF; Carter and Wegman, Shoup), which
+//! is what the proof of four Feistel rounds asks for. One key of a hop permutes one payload, so that nobody sees a
+//! second value under it. Measured for 16 KiB: GMAC 0.8 us, BLAKE3 over the whole half 2.6 us.
 
 use core::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{context, derive_into, keyed_hash, stream_xor};
+use super::{context, derive_into, gmac, keyed_hash, stream_xor};
 use crate::params::PAYLOAD_CHECK_LEN;
 
-/// The four round keys.
+/// Keys of the rounds: one for rounds 1 and 3, two (universal hash, pseudo-random function) for 2 and 4.
+const KEYS: usize = 6;
+
+/// The round keys.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct WideBlock {
-    rounds: [[u8; 32]; 4],
+    keys: [[u8; 32]; KEYS],
 }
 
 impl WideBlock {
     /// Derives the round keys from one key.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        let mut flat = [0; 128];
-        derive_into(context::WIDE_BLOCK, key, &mut flat);
-        let mut rounds = [[0; 32]; 4];
-        for (round, bytes) in rounds.iter_mut().zip(flat.chunks_exact(32)) {
-            round.copy_from_slice(bytes);
-        }
-        flat.zeroize();
-        Self { rounds }
+        let mut keys = [[0; 32]; KEYS];
+        derive_into(context::WIDE_BLOCK, key, keys.as_flattened_mut());
+        Self { keys }
     }
 
     /// The permutation. Blocks shorter than the left half are left as they are; a geometry has none.
     pub fn forward(&self, block: &mut [u8]) {
-        let [k1, k2, k3, k4] = &self.rounds;
+        let [k1, u2, k2, k3, u4, k4] = &self.keys;
         let Some((left, right)) = block.split_first_chunk_mut::<PAYLOAD_CHECK_LEN>() else { return };
         stream(k1, left, right);
-        absorb(k2, right, left);
+        absorb(u2, k2, right, left);
         stream(k3, left, right);
-        absorb(k4, right, left);
+        absorb(u4, k4, right, left);
     }
 
     /// Its inverse.
     pub fn inverse(&self, block: &mut [u8]) {
-        let [k1, k2, k3, k4] = &self.rounds;
+        let [k1, u2, k2, k3, u4, k4] = &self.keys;
         let Some((left, right)) = block.split_first_chunk_mut::<PAYLOAD_CHECK_LEN>() else { return };
-        absorb(k4, right, left);
+        absorb(u4, k4, right, left);
         stream(k3, left, right);
-        absorb(k2, right, left);
+        absorb(u2, k2, right, left);
         stream(k1, left, right);
     }
 }
@@ -59,8 +59,8 @@ fn stream(key: &[u8; 32], left: &[u8; PAYLOAD_CHECK_LEN], right: &mut [u8]) {
     stream_key.zeroize();
 }
 
-fn absorb(key: &[u8; 32], right: &[u8], left: &mut [u8; PAYLOAD_CHECK_LEN]) {
-    for (l, h) in left.iter_mut().zip(keyed_hash(key, right)) {
+fn absorb(universal: &[u8; 32], key: &[u8; 32], right: &[u8], left: &mut [u8; PAYLOAD_CHECK_LEN]) {
+    for (l, h) in left.iter_mut().zip(keyed_hash(key, &gmac(universal, right))) {
         *l ^= h;
     }
 }

@@ -1,16 +1,15 @@
 //! X-Wing: X25519 and ML-KEM-768 combined, draft-connolly-cfrg-xwing-kem (version 06 and later).
 //!
-//! X25519 comes from aws-lc-rs, ML-KEM from libcrux; both run in constant time. An all-zero X25519 result is refused.
+//! X25519 comes from aws-lc-rs, ML-KEM from libcrux; both run in constant time. An all-zero X25519 result is refused,
+//! after as much work as any other.
 
 use core::fmt;
 
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
-use libcrux_ml_kem::mlkem768::{
-    MlKem768Ciphertext, MlKem768PrivateKey, MlKem768PublicKey, decapsulate, encapsulate, generate_key_pair,
-    validate_public_key,
-};
+use libcrux_ml_kem::mlkem768::{MlKem768PublicKey, encapsulate, generate_key_pair, validate_public_key};
 use sha3::{Digest, Sha3_256};
 use shake::{ExtendableOutput, Shake256, Update, XofReader};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::codec::{Reader, Writer};
@@ -18,9 +17,46 @@ use crate::error::{Malformed, Misuse, Refused};
 use crate::params::{KEM_CIPHERTEXT_LEN, KEM_ENCAPS_SEED_LEN, KEM_PUBLIC_KEY_LEN, KEM_SEED_LEN};
 use crate::secret::Secret;
 
+mod expanded;
+use expanded::Expanded;
+
 const LABEL: &[u8; 6] = br"\.//^\";
 const ML_KEM_PUBLIC_KEY_LEN: usize = 1184;
 const ML_KEM_CIPHERTEXT_LEN: usize = 1088;
+const X25519_LEN: usize = 32;
+
+/// u = 9, little-endian.
+const BASE_POINT: [u8; X25519_LEN] = near(9);
+/// 0, 1, the two values of order 8, p - 1, p and p + 1: all encodings, without the top bit, of points of small order.
+const SMALL_ORDER: [[u8; X25519_LEN]; 7] = [
+    [0; X25519_LEN],
+    near(1),
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
+        0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04, 0x44,
+        0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+    ],
+    near_p(0xec),
+    near_p(0xed),
+    near_p(0xee),
+];
+
+const fn near(n: u8) -> [u8; X25519_LEN] {
+    let mut u = [0; X25519_LEN];
+    u[0] = n;
+    u
+}
+
+/// 2^255 - 19 with another lowest byte.
+const fn near_p(lowest: u8) -> [u8; X25519_LEN] {
+    let mut u = [0xff; X25519_LEN];
+    u[0] = lowest;
+    u[X25519_LEN - 1] = 0x7f;
+    u
+}
 
 /// A public key, checked when it was read.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,7 +64,7 @@ pub struct KemPublicKey(Box<[u8; KEM_PUBLIC_KEY_LEN]>);
 
 /// A secret key, expanded from its seed.
 pub struct KemSecretKey {
-    ml_kem: Box<MlKem768PrivateKey>,
+    ml_kem: Expanded,
     x25519: PrivateKey,
     public: KemPublicKey,
 }
@@ -128,7 +164,7 @@ impl KemSecretKey {
         for (to, from) in public.iter_mut().zip(pair.pk().iter().chain(x_public.as_ref())) {
             *to = *from;
         }
-        let ml_kem = Box::new(MlKem768PrivateKey::from(*pair.sk()));
+        let ml_kem = Expanded::new(pair.private_key());
         Ok(Self { ml_kem, x25519, public: KemPublicKey(Box::new(public)) })
     }
 
@@ -143,22 +179,45 @@ impl KemSecretKey {
     /// # Errors
     /// [`Refused`] if the X25519 half contributes nothing.
     pub fn decapsulate(&self, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> Result<Secret<32>, Refused> {
-        let (ct_m, ct_x) = ciphertext.split_at(ML_KEM_CIPHERTEXT_LEN);
-        let ct_m: MlKem768Ciphertext = ct_m.try_into().map_err(|_| Refused)?;
-        let mut ss_m = decapsulate(&self.ml_kem, &ct_m);
-        let shared = agree(&self.x25519, UnparsedPublicKey::new(&X25519, ct_x), Refused, |ss_x| {
-            Ok(combine(&ss_m, ss_x, ct_x, self.public.x25519()))
+        let (shared, sound) = self.decapsulate_to_the_end(ciphertext);
+        if bool::from(sound) { Ok(shared) } else { Err(Refused) }
+    }
+
+    /// As [`KemSecretKey::decapsulate`], but always with a secret and whether it may be used: a point of small order is
+    /// replaced by the base point before the multiplication, so that such a ciphertext costs what any other does.
+    pub(crate) fn decapsulate_to_the_end(&self, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> (Secret<32>, Choice) {
+        let mut ct_m = [0; ML_KEM_CIPHERTEXT_LEN];
+        let mut ct_x = [0; X25519_LEN];
+        for (to, from) in ct_m.iter_mut().chain(&mut ct_x).zip(ciphertext) {
+            *to = *from;
+        }
+        let small = has_small_order(&ct_x);
+        let mut point = ct_x;
+        for (byte, base) in point.iter_mut().zip(&BASE_POINT) {
+            byte.conditional_assign(base, small);
+        }
+        let mut ss_m = self.ml_kem.decapsulate(&ct_m.into());
+        let public = self.public.x25519();
+        let shared = agree(&self.x25519, UnparsedPublicKey::new(&X25519, point), (), |ss_x| {
+            Ok(combine(&ss_m, ss_x, &ct_x, public))
         });
         ss_m.zeroize();
-        shared
+        match shared {
+            Ok(shared) => (shared, !small),
+            // The primitive itself has failed, which no ciphertext causes any more.
+            Err(()) => (Secret::new([0; 32]), Choice::from(0)),
+        }
     }
 }
 
-impl Drop for KemSecretKey {
-    fn drop(&mut self) {
-        // aws-lc erases its own half.
-        *self.ml_kem = MlKem768PrivateKey::from([0; 2400]);
+/// Whether a peer's value is on the curve or its twist with an order that divides 8: then its product with any secret key
+/// is zero (Bernstein, Curve25519 (2006); RFC 7748, section 6.1). Compares with all of them always.
+fn has_small_order(point: &[u8; X25519_LEN]) -> Choice {
+    let mut masked = *point;
+    if let Some(last) = masked.last_mut() {
+        *last &= 0x7f; // X25519 ignores the top bit.
     }
+    SMALL_ORDER.iter().fold(Choice::from(0), |found, small| found | masked.as_slice().ct_eq(small.as_slice()))
 }
 
 impl fmt::Debug for KemSecretKey {
@@ -205,7 +264,22 @@ mod tests {
     fn an_all_zero_x25519_result_is_refused() {
         let key = KemSecretKey::from_seed(&Secret::new([1; 32])).unwrap();
         let (mut ct, _) = key.public().encapsulate(&Secret::new([2; 64])).unwrap();
-        ct[ML_KEM_CIPHERTEXT_LEN..].fill(0);
-        assert!(key.decapsulate(&ct).is_err());
+        for point in SMALL_ORDER {
+            for top in [0, 0x80] {
+                ct[ML_KEM_CIPHERTEXT_LEN..].copy_from_slice(&point);
+                *ct.last_mut().unwrap() |= top;
+                assert!(key.decapsulate(&ct).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn the_list_of_points_of_small_order_is_what_the_primitive_refuses() {
+        let key = PrivateKey::from_private_key(&X25519, &[3; 32]).unwrap();
+        let refused = |point: [u8; 32]| agree(&key, UnparsedPublicKey::new(&X25519, point), (), |_| Ok(())).is_err();
+        assert!(SMALL_ORDER.into_iter().all(refused));
+        assert!(!refused(BASE_POINT) && !refused(near(2)) && !refused(near_p(0xeb)) && !refused(near_p(0xef)));
+        assert!(SMALL_ORDER.iter().all(|point| bool::from(has_small_order(point))));
+        assert!(!bool::from(has_small_order(&BASE_POINT)));
     }
 }

@@ -198,7 +198,7 @@ fn last_plain(
 /// Adds the hop's routing keystream to bytes that stand at the end of its routing.
 fn xor_routing_tail(geometry: Geometry, keys: &HopKeys, tail: &mut [u8]) {
     let mut stream = vec![0; geometry.routing_len()];
-    crypto::routing_keystream(&keys.header, &mut stream);
+    crypto::stream_xor(&keys.header, &mut stream);
     let skipped = stream.len().saturating_sub(tail.len());
     for (t, s) in tail.iter_mut().zip(stream.iter().skip(skipped)) {
         *t ^= s;
