@@ -110,15 +110,8 @@ pub fn derive(context: &'static str, material: &[u8]) -> Secret<32> {
 
 /// As [`derive()`], filling as many bytes as are asked for.
 pub fn derive_into(context: &'static str, material: &[u8], out: &mut [u8]) {
-    derive_parts(context, &[material], out);
-}
-
-/// As [`derive_into`], from parts of fixed lengths, without gathering them first.
-pub fn derive_parts(context: &'static str, parts: &[&[u8]], out: &mut [u8]) {
     let mut hasher = blake3::Hasher::new_derive_key(context);
-    for part in parts {
-        hasher.update(part);
-    }
+    hasher.update(material);
     hasher.finalize_xof().fill(out);
     hasher.zeroize();
 }

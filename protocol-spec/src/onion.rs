@@ -35,6 +35,9 @@ const MAX_ROUTING_LEN: usize = (MAX_HOPS - 1) * SLOT_LEN + COMMAND_BLOCK_LEN;
 /// Version, geometry hash and ciphertext: what a hop's tag also covers.
 const AAD_LEN: usize = 2 + 32 + KEM_CIPHERTEXT_LEN;
 
+/// Shared secret, relay, key epoch, geometry hash and version: what a hop's keys come from.
+const HOP_MATERIAL_LEN: usize = 32 + RelayId::LEN + 8 + Hash::LEN + 2;
+
 /// What a hop is told to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -136,7 +139,7 @@ fn open_header(ring: &KeyRing, parts: &Parts<'_>, plain: &mut [u8]) -> Result<(K
         let (shared, sound) = secret.decapsulate_to_the_end(parts.ciphertext);
         let keys = HopKeys::derive(&shared, &ring.relay, *epoch, &ring.geometry_hash);
         let opened = crypto::open_routing(&keys.header, &aad, parts.routing, parts.tag, plain).is_ok();
-        if opened & bool::from(sound) {
+        if opened & sound {
             return Ok((*epoch, keys));
         }
     }
@@ -165,10 +168,11 @@ fn check_front(payload: &[u8]) -> Result<(), Refused> {
 
 fn aad(geometry: &Hash, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> [u8; AAD_LEN] {
     let mut aad = [0; AAD_LEN];
-    let version = PROTOCOL_VERSION.to_le_bytes();
-    for (to, from) in aad.iter_mut().zip(version.iter().chain(&geometry.0).chain(ciphertext)) {
-        *to = *from;
-    }
+    let (front, rest) = aad.split_at_mut(2);
+    front.copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+    let (middle, end) = rest.split_at_mut(Hash::LEN);
+    middle.copy_from_slice(&geometry.0);
+    end.copy_from_slice(ciphertext);
     aad
 }
 
@@ -185,15 +189,15 @@ pub(crate) struct HopKeys {
 impl HopKeys {
     pub(crate) fn derive(shared: &Secret<32>, relay: &RelayId, epoch: KeyEpoch, geometry: &Hash) -> Self {
         let (epoch, version) = (epoch.0.to_le_bytes(), PROTOCOL_VERSION.to_le_bytes());
-        let mut root = Zeroizing::new([0; 32]);
-        let material = [shared.expose().as_slice(), &relay.0, &epoch, &geometry.0, &version];
-        crypto::derive_parts(context::HOP, &material, root.as_mut_slice());
-        let mut keys = Self { header: [0; 32], filler: [0; 32], payload: [0; 32], tag: ReplayTag([0; 16]) };
-        crypto::derive_into(context::HEADER, root.as_slice(), &mut keys.header);
-        crypto::derive_into(context::FILLER, root.as_slice(), &mut keys.filler);
-        crypto::derive_into(context::PAYLOAD, root.as_slice(), &mut keys.payload);
-        crypto::derive_into(context::REPLAY, root.as_slice(), &mut keys.tag.0);
-        keys
+        let parts = [shared.expose().as_slice(), &relay.0, &epoch, &geometry.0, &version];
+        let mut material = Zeroizing::new([0; HOP_MATERIAL_LEN]);
+        for (to, from) in material.iter_mut().zip(parts.into_iter().flatten()) {
+            *to = *from;
+        }
+        let root = Zeroizing::new(crypto::hash(context::HOP, material.as_slice()).0);
+        let key = |context| crypto::hash(context, root.as_slice()).0;
+        let tag = ReplayTag(key(context::REPLAY).first_chunk().copied().unwrap_or_default());
+        Self { header: key(context::HEADER), filler: key(context::FILLER), payload: key(context::PAYLOAD), tag }
     }
 }
 

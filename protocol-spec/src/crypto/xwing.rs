@@ -9,7 +9,6 @@ use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use libcrux_ml_kem::mlkem768::{MlKem768PublicKey, encapsulate, generate_key_pair, validate_public_key};
 use sha3::{Digest, Sha3_256};
 use shake::{ExtendableOutput, Shake256, Update, XofReader};
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::codec::{Reader, Writer};
@@ -180,44 +179,42 @@ impl KemSecretKey {
     /// [`Refused`] if the X25519 half contributes nothing.
     pub fn decapsulate(&self, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> Result<Secret<32>, Refused> {
         let (shared, sound) = self.decapsulate_to_the_end(ciphertext);
-        if bool::from(sound) { Ok(shared) } else { Err(Refused) }
+        if sound { Ok(shared) } else { Err(Refused) }
     }
 
     /// As [`KemSecretKey::decapsulate`], but always with a secret and whether it may be used: a point of small order is
     /// replaced by the base point before the multiplication, so that such a ciphertext costs what any other does.
-    pub(crate) fn decapsulate_to_the_end(&self, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> (Secret<32>, Choice) {
-        let mut ct_m = [0; ML_KEM_CIPHERTEXT_LEN];
-        let mut ct_x = [0; X25519_LEN];
-        for (to, from) in ct_m.iter_mut().chain(&mut ct_x).zip(ciphertext) {
-            *to = *from;
-        }
-        let small = has_small_order(&ct_x);
-        let mut point = ct_x;
-        for (byte, base) in point.iter_mut().zip(&BASE_POINT) {
-            byte.conditional_assign(base, small);
-        }
+    pub(crate) fn decapsulate_to_the_end(&self, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> (Secret<32>, bool) {
+        let Some((ct_m, Some(ct_x))) =
+            ciphertext.split_first_chunk::<ML_KEM_CIPHERTEXT_LEN>().map(|(m, x)| (*m, x.first_chunk()))
+        else {
+            return (Secret::new([0; 32]), false); // The lengths are constants: they add up.
+        };
+        let sound = !has_small_order(ct_x);
+        let point = if sound { *ct_x } else { BASE_POINT };
         let mut ss_m = self.ml_kem.decapsulate(&ct_m.into());
         let public = self.public.x25519();
         let shared = agree(&self.x25519, UnparsedPublicKey::new(&X25519, point), (), |ss_x| {
-            Ok(combine(&ss_m, ss_x, &ct_x, public))
+            Ok(combine(&ss_m, ss_x, ct_x, public))
         });
         ss_m.zeroize();
         match shared {
-            Ok(shared) => (shared, !small),
+            Ok(shared) => (shared, sound),
             // The primitive itself has failed, which no ciphertext causes any more.
-            Err(()) => (Secret::new([0; 32]), Choice::from(0)),
+            Err(()) => (Secret::new([0; 32]), false),
         }
     }
 }
 
 /// Whether a peer's value is on the curve or its twist with an order that divides 8: then its product with any secret key
-/// is zero (Bernstein, Curve25519 (2006); RFC 7748, section 6.1). Compares with all of them always.
-fn has_small_order(point: &[u8; X25519_LEN]) -> Choice {
+/// is zero (Bernstein, Curve25519 (2006); RFC 7748, section 6.1). Public data: it is compared with all of them, so that the
+/// cost is the same.
+fn has_small_order(point: &[u8; X25519_LEN]) -> bool {
     let mut masked = *point;
     if let Some(last) = masked.last_mut() {
         *last &= 0x7f; // X25519 ignores the top bit.
     }
-    SMALL_ORDER.iter().fold(Choice::from(0), |found, small| found | masked.as_slice().ct_eq(small.as_slice()))
+    SMALL_ORDER.iter().fold(false, |found, small| found | (masked == *small))
 }
 
 impl fmt::Debug for KemSecretKey {
@@ -279,7 +276,7 @@ mod tests {
         let refused = |point: [u8; 32]| agree(&key, UnparsedPublicKey::new(&X25519, point), (), |_| Ok(())).is_err();
         assert!(SMALL_ORDER.into_iter().all(refused));
         assert!(!refused(BASE_POINT) && !refused(near(2)) && !refused(near_p(0xeb)) && !refused(near_p(0xef)));
-        assert!(SMALL_ORDER.iter().all(|point| bool::from(has_small_order(point))));
-        assert!(!bool::from(has_small_order(&BASE_POINT)));
+        assert!(SMALL_ORDER.iter().all(has_small_order));
+        assert!(!has_small_order(&BASE_POINT));
     }
 }
