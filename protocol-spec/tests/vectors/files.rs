@@ -111,7 +111,7 @@ fn first_difference(read: &str, made: &str) -> String {
     let mut name = "the file's head";
     for (read, made) in read.lines().chain(core::iter::repeat("")).zip(made.lines()) {
         if let Some(named) = made.strip_prefix("      \"name\": ") {
-            name = named;
+            name = named.trim_end_matches(',');
         }
         if read != made {
             let cut = |s: &str| s.trim().chars().take(100).collect::<String>();

@@ -1,13 +1,13 @@
 //! Packets that a hop drops: one answer for all of them.
 
+use posta_protocol::crypto;
 use posta_protocol::crypto::wide_block::WideBlock;
-use posta_protocol::crypto::{self};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::onion::build::{Last, packet};
-use posta_protocol::params::{
-    COMMAND_BLOCK_LEN, KEM_CIPHERTEXT_LEN, MAX_HOP_DELAY, PAYLOAD_CHECK_LEN, PROTOCOL_VERSION, SLOT_LEN,
-};
+use posta_protocol::onion::peel;
+use posta_protocol::packet::Packet;
+use posta_protocol::params::{KEM_CIPHERTEXT_LEN, MAX_HOP_DELAY, PAYLOAD_CHECK_LEN, PROTOCOL_VERSION, SLOT_LEN};
 use posta_protocol::registry::hop;
 use posta_protocol::secret::Secret;
 
@@ -67,8 +67,8 @@ fn payloads(g: Geometry, relays: &[Relay], good: &[u8]) -> Vec<Json> {
 
 /// What this hop passes on.
 fn onward(g: Geometry, relay: &Relay, bytes: &[u8]) -> Vec<u8> {
-    let mut p = posta_protocol::packet::Packet::from_bytes(bytes.into());
-    posta_protocol::onion::peel(&relay.ring(g, EPOCH), &mut p, |_, _| true).unwrap();
+    let mut p = Packet::from_bytes(bytes.into());
+    peel(&relay.ring(g, EPOCH), &mut p, |_, _| true).unwrap();
     p.into_bytes().into()
 }
 
@@ -103,41 +103,38 @@ fn of_ring(
 
 /// Packets that only someone who breaks the rules builds: their headers are authentic.
 fn forged(rng: &mut Recorder) -> Vec<Json> {
-    let g = Geometry::new(1, 64).unwrap();
+    let (one, two) = (Geometry::new(1, 64).unwrap(), Geometry::new(2, 64).unwrap());
     let relay = &Relay::draw(1, rng)[0];
-    let mut forge = |version, start: &[u8], front: u8| {
-        let mut block: [u8; COMMAND_BLOCK_LEN] = rng.array();
-        block[..start.len()].copy_from_slice(start);
-        one_hop(g, relay, version, &block, front, rng.array())
+    let mut forge = |g: Geometry, version, start: &[u8], front: u8| {
+        let mut routing = rng.bytes(g.routing_len());
+        routing[..start.len()].copy_from_slice(start);
+        (g, sealed(g, relay, version, routing, front, rng.array()))
     };
     let forward = |us: u128| [&[hop::FORWARD], [7; 32].as_slice(), &u32::try_from(us).unwrap().to_le_bytes()].concat();
     let slowest = MAX_HOP_DELAY.as_micros();
-    let well_made = forge(PROTOCOL_VERSION, &[hop::QUEUE], 0);
-    posta_protocol::onion::peel(&relay.ring(g, EPOCH), &mut packet_of(&well_made), |_, _| true).unwrap();
+    // Well made, forged packets are taken: what follows is refused for what is wrong with it alone.
+    for (g, start) in [(one, vec![hop::QUEUE]), (two, vec![hop::DROP]), (two, forward(slowest))] {
+        onward(g, relay, &forge(g, PROTOCOL_VERSION, &start, 0).1);
+    }
     [
-        ("an authentic command 0", forge(PROTOCOL_VERSION, &[0], 0)),
-        ("an authentic command 5", forge(PROTOCOL_VERSION, &[5], 0)),
-        ("an authentic command 255", forge(PROTOCOL_VERSION, &[255], 0)),
-        ("a delay above the longest", forge(PROTOCOL_VERSION, &forward(slowest + 1), 0)),
-        ("to be forwarded from the only hop", forge(PROTOCOL_VERSION, &forward(slowest), 0)),
-        ("made for another protocol version", forge(PROTOCOL_VERSION + 1, &[hop::QUEUE], 0)),
-        ("a front that is not zero, at the queue service", forge(PROTOCOL_VERSION, &[hop::QUEUE], 1)),
+        ("an authentic command 0", forge(two, PROTOCOL_VERSION, &[0], 0)),
+        ("an authentic command 5", forge(two, PROTOCOL_VERSION, &[5], 0)),
+        ("an authentic command 255", forge(two, PROTOCOL_VERSION, &[255], 0)),
+        ("a delay above the longest", forge(two, PROTOCOL_VERSION, &forward(slowest + 1), 0)),
+        ("to be forwarded from the only hop", forge(one, PROTOCOL_VERSION, &forward(slowest), 0)),
+        ("made for another protocol version", forge(one, PROTOCOL_VERSION + 1, &[hop::QUEUE], 0)),
+        ("a front that is not zero, at the queue service", forge(one, PROTOCOL_VERSION, &[hop::QUEUE], 1)),
     ]
-    .map(|(what, bytes)| refused(what, g, relay, &[], &bytes))
+    .map(|(what, (g, bytes))| refused(what, g, relay, &[], &bytes))
     .into()
 }
 
-fn packet_of(bytes: &[u8]) -> posta_protocol::packet::Packet {
-    posta_protocol::packet::Packet::from_bytes(bytes.into())
-}
-
-/// A packet of one hop as the specification puts it together, from public functions. `front` is the last of the 32
+/// A packet for one hop as the specification puts it together, from public functions. `front` is the last of the 32
 /// bytes that must be zero.
-fn one_hop(g: Geometry, relay: &Relay, version: u16, block: &[u8], front: u8, seed: [u8; 64]) -> Vec<u8> {
+fn sealed(g: Geometry, relay: &Relay, version: u16, mut routing: Vec<u8>, front: u8, seed: [u8; 64]) -> Vec<u8> {
     let (ciphertext, shared) = relay.key.encapsulate(&Secret::new(seed)).unwrap();
     let keys = Derived::of_version(version, shared.expose(), &relay.id, EPOCH, g);
     let aad = [version.to_le_bytes().as_slice(), &g.hash().0, &ciphertext].concat();
-    let mut routing = block.to_vec();
     let tag = crypto::seal_routing(&keys.header, &aad, &mut routing).unwrap();
     let mut payload = vec![0; g.payload_len()];
     payload[PAYLOAD_CHECK_LEN - 1] = front;
