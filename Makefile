@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint fmt clippy doc house licences soak bench env clean
+.PHONY: help setup demo up test vectors lint fmt clippy doc house licences soak bench env clean
 
 ifeq ($(HOME)$(POSTA_CACHE),)
 $(error set HOME, or POSTA_CACHE to a folder that may hold about 5 GB)
@@ -44,6 +44,9 @@ else
 	cargo test $(FLAGS) --test '*' -- --test-threads=1
 endif
 	cargo test $(FLAGS) --doc
+
+vectors: ## the test vectors, derived once more in Python
+	@.ci/vectors
 
 lint: fmt clippy doc house ## format, clippy, docs and the house rules; warnings are errors
 

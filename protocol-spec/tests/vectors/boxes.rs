@@ -1,0 +1,109 @@
+//! `boxes.json`.
+
+use posta_protocol::crypto::{self, context};
+use posta_protocol::end_to_end::{Content, EndToEnd, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
+use posta_protocol::ids::{Epoch, Hash, RelayId};
+use posta_protocol::now::Wall;
+use posta_protocol::params::{BOX_CONTENT_LEN, BOX_LEN};
+use posta_protocol::registry::content as code;
+use posta_protocol::secret::Secret;
+use serde_json::Value;
+
+use crate::commands::{UNKNOWN, body_json};
+use crate::files::{name, of_kind};
+use crate::json::{Fields, Json, object};
+use crate::recorder::Recorder;
+
+pub(crate) fn make() -> Vec<Json> {
+    let rng = &mut Recorder::new("boxes", "contents");
+    let addresses = |n: usize, rng: &mut Recorder| Kind::Queues((0..n).map(|_| address(rng)).collect());
+    let expires = Wall(1_700_000_000_000);
+    let mut all = vec![
+        content("a message", Kind::Message { number: 1, expires, body: b"Hello, Bruno.".to_vec() }, rng),
+        content("the shortest message", Kind::Message { number: 2, expires, body: Vec::new() }, rng),
+        content("the longest message", Kind::Message { number: 3, expires, body: rng.bytes(MAX_MESSAGE_LEN) }, rng),
+        content("a receipt", Kind::Receipt { up_to: 1_000_000 }, rng),
+        content("one queue", addresses(1, rng), rng),
+        content("eight queues", addresses(8, rng), rng),
+        later(rng),
+    ];
+    all.extend(
+        [("a sealed box", 90), ("a sealed box of nothing", 0), ("a full sealed box", BOX_CONTENT_LEN)].map(sealed),
+    );
+    all
+}
+
+pub(crate) fn address(rng: &mut Recorder) -> QueueAddress {
+    QueueAddress { relay: RelayId(rng.array()), invited: Secret::new(rng.array()), key: Secret::new(rng.array()) }
+}
+
+pub(crate) fn addresses_json(list: &[QueueAddress]) -> Vec<Json> {
+    let one = |q: &QueueAddress| {
+        object! { "relay": q.relay.0, "invited": *q.invited.expose(), "key": *q.key.expose() }
+    };
+    list.iter().map(one).collect()
+}
+
+fn content(name: &str, kind: Kind, rng: &mut Recorder) -> Json {
+    let content = Content { epoch: Epoch(472_222), consensus: Hash(rng.array()), kind };
+    describe(name, &content)
+}
+
+fn describe(name: &str, content: &Content) -> Json {
+    let (code, fields) = match &content.kind {
+        Kind::Message { number, expires, body } => {
+            (code::MESSAGE, object! { "number": *number, "expires_ms": expires.0, "body": body_json(body) })
+        }
+        Kind::Receipt { up_to } => (code::RECEIPT, object! { "up_to": *up_to }),
+        Kind::Queues(list) => (code::QUEUES, object! { "queues": addresses_json(list) }),
+        other => panic!("{other:?} has no description yet"),
+    };
+    entry(name, content.epoch, content.consensus, code, fields, content.encode())
+}
+
+fn entry(name: &str, epoch: Epoch, consensus: Hash, code: u8, fields: Json, bytes: Vec<u8>) -> Json {
+    object! {
+        "name": name, "kind": "content", "epoch": epoch.0, "consensus": consensus.0, "code": code, "fields": fields,
+        "bytes": bytes,
+    }
+}
+
+/// By hand: what a later version may say.
+fn later(rng: &mut Recorder) -> Json {
+    let (epoch, consensus, operands) = (Epoch(1), rng.array::<32>(), rng.bytes(12));
+    let bytes = [epoch.0.to_le_bytes().as_slice(), &consensus, &[UNKNOWN], &operands].concat();
+    let fields = object! { "operands": operands };
+    entry("a content of a later version: ignored", epoch, Hash(consensus), UNKNOWN, fields, bytes)
+}
+
+fn sealed((name, len): (&str, usize)) -> Json {
+    let rng = &mut Recorder::new("boxes", name);
+    let (key, content) = (Secret::new(rng.array()), rng.bytes(len));
+    let sealed = QueueKey::new(&key).seal(&content, rng).unwrap();
+    let nonce = rng.take().remove(0);
+    assert_eq!(sealed.len(), BOX_LEN);
+    object! {
+        "name": name, "kind": "sealed box", "key": *key.expose(),
+        "sealing_key": *crypto::derive(context::BOX, key.expose()).expose(), "nonce": nonce, "content": content,
+        "bytes": sealed,
+    }
+}
+
+#[test]
+fn contents_decode_from_the_file_alone() {
+    for vector in of_kind("boxes", "content") {
+        let content = Content::decode(&vector.at("bytes").bytes()).unwrap();
+        match content.kind {
+            Kind::Unknown(n) => assert_eq!(u64::from(n), vector.at("code").number()),
+            _ => assert_eq!(describe(name(&vector), &content).value(), vector),
+        }
+    }
+}
+
+#[test]
+fn boxes_open_from_the_file_alone() {
+    let open = |v: &Value| QueueKey::new(&Secret::new(v.at("key").array())).open(&v.at("bytes").bytes()).unwrap();
+    for vector in of_kind("boxes", "sealed box") {
+        assert_eq!(open(&vector), vector.at("content").bytes());
+    }
+}
