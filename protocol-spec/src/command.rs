@@ -24,7 +24,7 @@ use crate::registry::command as code;
 use crate::secret::Secret;
 
 /// The longest box that a `send` can carry: one that asks for no answer has the reply block's room as well.
-pub const MAX_BOX_LEN: usize = BOX_LEN + 4888;
+pub const MAX_BOX_LEN: usize = BOX_LEN + ReplyBlock::encoded_len(Geometry::DEFAULT);
 
 macro_rules! capability {
     ($(#[$doc:meta])* $name:ident -> $id:ident, $context:expr) => {

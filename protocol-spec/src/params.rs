@@ -61,7 +61,7 @@ pub const DEFAULT_QUEUE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Longest life of a blob (an invitation): 30 days.
 pub const MAX_BLOB_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A sealed message box as a queue holds it. A `send` with one reply block fits the default payload:
-/// 11,264 + 4,888 (reply block) + its few fixed bytes < 16,384.
+/// 11,264 + 4,872 (reply block) + its few fixed bytes < 16,384.
 pub const BOX_LEN: usize = 11 * 1024;
 /// A blob as a relay holds it; every blob is padded to this length.
 pub const BLOB_LEN: usize = 8 * 1024;
