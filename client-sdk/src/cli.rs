@@ -95,7 +95,7 @@ impl From<CallError> for Ending {
     fn from(e: CallError) -> Self {
         let code = match e {
             CallError::BadLink(_) | CallError::Send(_) => exit::USAGE,
-            CallError::Join(_) => exit::NETWORK,
+            CallError::Join(_) | CallError::NotAdmitted(_) => exit::NETWORK,
             _ => exit::FAILURE,
         };
         Self::new(code, e)

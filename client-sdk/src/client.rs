@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::driver::{CALL_QUEUE, Call, Clock, Documents, Driver, EVENT_QUEUE, Sockets};
 use crate::session::Session;
-use crate::session::event::{ClientEvent, ContactId, JoinError, MessageId, Options, SendError};
+use crate::session::event::{ClientEvent, ContactId, JoinError, MessageId, NotAdmitted, Options, SendError};
 
 /// Wait between two attempts to get the first documents.
 const START_RETRY: Duration = Duration::from_millis(300);
@@ -73,6 +73,9 @@ pub enum CallError {
     /// The session has as many contacts as it can hold.
     #[error("there are too many contacts: remove one first")]
     TooManyContacts,
+    /// Two relays are needed for the queues that the contact is to write to, and fewer make them.
+    #[error("no invitation can be made, for too few relays make queues for everyone: {0}")]
+    NotAdmitted(NotAdmitted),
     /// The client has stopped.
     #[error("the client has stopped")]
     Stopped,
@@ -130,9 +133,9 @@ impl Client {
     /// Makes an invitation; returns once two relays hold it, which may take until they can be reached.
     ///
     /// # Errors
-    /// [`CallError::TooManyContacts`] or [`CallError::Stopped`].
+    /// [`CallError::TooManyContacts`], [`CallError::NotAdmitted`] or [`CallError::Stopped`].
     pub async fn invite(&self) -> Result<Invited, CallError> {
-        self.call(Call::Invite).await?.ok_or(CallError::TooManyContacts)
+        self.call(Call::Invite).await?
     }
 
     /// Follows an invitation. [`ClientEvent::Connected`] or [`ClientEvent::JoinFailed`] says what came of it.

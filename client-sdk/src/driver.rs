@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use crate::client::Invited;
+use crate::client::{CallError, Invited};
 use crate::session::Session;
 use crate::session::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, SendError};
 
@@ -63,7 +63,7 @@ impl Clock {
 
 /// What the application asks for.
 pub(crate) enum Call {
-    Invite(oneshot::Sender<Option<Invited>>),
+    Invite(oneshot::Sender<Result<Invited, CallError>>),
     Join(Link, oneshot::Sender<Result<ContactId, JoinError>>),
     Send(ContactId, Vec<u8>, oneshot::Sender<Result<MessageId, SendError>>),
     Ping(oneshot::Sender<bool>),
@@ -121,7 +121,7 @@ pub(crate) struct Driver {
     input: mpsc::Sender<Input>,
     links: BTreeMap<RelayId, LinkTask>,
     generation: u64,
-    invitations: BTreeMap<ContactId, oneshot::Sender<Option<Invited>>>,
+    invitations: BTreeMap<ContactId, oneshot::Sender<Result<Invited, CallError>>>,
     consensus: Arc<Consensus>,
     fetching: bool,
     fetch_at: Instant,
@@ -205,7 +205,7 @@ impl Driver {
                 Some(contact) => {
                     self.invitations.insert(contact, reply);
                 }
-                None => drop(reply.send(None)),
+                None => drop(reply.send(Err(CallError::TooManyContacts))),
             },
             Call::Join(link, reply) => drop(reply.send(self.session.join(now, link))),
             Call::Send(contact, body, reply) => drop(reply.send(self.session.send(now, contact, body))),
@@ -228,10 +228,17 @@ impl Driver {
     }
 
     fn emit(&mut self, event: ClientEvent) {
-        if let ClientEvent::Invitation { contact, link } = &event
+        let invited = match &event {
+            ClientEvent::Invitation { contact, link } => {
+                Some((contact, Ok(Invited { contact: *contact, link: link.clone() })))
+            }
+            ClientEvent::InviteFailed { contact, reason } => Some((contact, Err(CallError::NotAdmitted(*reason)))),
+            _ => None,
+        };
+        if let Some((contact, result)) = invited
             && let Some(reply) = self.invitations.remove(contact)
         {
-            let _ = reply.send(Some(Invited { contact: *contact, link: link.clone() }));
+            let _ = reply.send(result);
             return;
         }
         if !self.overflow.is_empty() {

@@ -44,6 +44,6 @@ pub mod session;
 pub use client::{CallError, Client, ClientOptions, Invited, StartError};
 pub use driver::EVENT_QUEUE;
 pub use session::event::{
-    ClientEvent, ContactId, Failure, JoinError, JoinFailure, MessageId, MessageState, Options, Profile, SendError,
-    Warning,
+    Asked, ClientEvent, ContactId, Failure, JoinError, JoinFailure, MessageId, MessageState, NotAdmitted, Options,
+    Profile, SendError, Warning,
 };

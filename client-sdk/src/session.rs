@@ -37,7 +37,8 @@ use self::core::{Core, earlier};
 use self::entry::Entries;
 pub use self::entry::SAMPLED_GUARDS;
 use self::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, Options, SendError, Warning};
-pub use self::incoming::{QUEUES_PER_DIRECTION, REORDER_WINDOW};
+use self::incoming::SLICE;
+pub use self::incoming::{MAX_EFFORT, QUEUES_PER_DIRECTION, REORDER_WINDOW};
 pub use self::outgoing::{OUTBOX, SEND_WINDOW};
 use self::path::Health;
 pub use self::request::{MAX_IN_FLIGHT, MAX_REPLY_ROWS};
@@ -90,6 +91,8 @@ impl Session {
                 requests: Requests::default(),
                 actions: VecDeque::from([Action::FetchNetwork]),
                 reading: true,
+                closed: BTreeMap::new(),
+                hashes: 0,
             },
             contacts: BTreeMap::new(),
             next_contact: 0,
@@ -117,9 +120,10 @@ impl Session {
                 self.apply(now, outcomes);
             }
             Event::Reading(reading) => self.core.reading = reading,
-            Event::Tick => {}
+            Event::Tick => self.core.hashes = SLICE,
         }
         self.step(now);
+        self.core.hashes = 0;
     }
 
     /// The next thing to be done, if there is one.
@@ -231,6 +235,7 @@ impl Session {
         }
         if self.epoch != Some(epoch) {
             self.epoch = Some(epoch);
+            self.core.closed.clear();
             self.old_blocks_until = Some(now.mono + OLD_BLOCKS);
             self.sample(now);
         }

@@ -9,11 +9,12 @@ use posta_link::logs::LogLevel;
 use posta_protocol::crypto;
 use posta_protocol::document::Roles;
 use posta_protocol::ids::{OperatorId, RelayId};
-use posta_protocol::params::DEFAULT_KEY_EPOCH;
+use posta_protocol::params::{DEFAULT_KEY_EPOCH, MAX_PASSWORD_LEN, MAX_PUZZLE_EFFORT};
 use posta_store::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::relay::{Admission, Effort};
 
 /// Workers at most: beyond it the network card is the limit.
 pub const MAX_WORKERS: usize = 64;
@@ -70,12 +71,113 @@ pub struct Config {
     pub store: StoreConfig,
 }
 
-/// Who may make queues.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What is asked of those who make queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Nothing.
+    #[default]
+    Open,
+    /// The password.
+    Password,
+    /// A puzzle's solution.
+    Puzzle,
+}
+
+/// Who may make queues, and what a message to a contact queue costs. Efforts are leading zero bits of a hash: each bit
+/// doubles the work.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AdmissionConfig {
-    /// Asked for when a queue is made. Empty: everyone may.
+    /// What is asked of those who make queues.
+    pub policy: Policy,
+    /// Asked for with the policy `password`.
     pub password: String,
+    /// Effort of making a queue in quiet times, with the policy `puzzle`.
+    pub create_effort_min: u8,
+    /// The same under any load.
+    pub create_effort_max: u8,
+    /// New queues per minute above which the effort rises.
+    pub creates_per_minute: u32,
+    /// Effort of a message to a contact queue in quiet times, with any policy.
+    pub contact_effort_min: u8,
+    /// The same under any load.
+    pub contact_effort_max: u8,
+    /// Messages to contact queues per minute above which the effort rises.
+    pub contacts_per_minute: u32,
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        let (create, contact) = (Effort::CREATE, Effort::CONTACT);
+        Self {
+            policy: Policy::default(),
+            password: String::new(),
+            create_effort_min: create.floor,
+            create_effort_max: create.ceiling,
+            creates_per_minute: create.target,
+            contact_effort_min: contact.floor,
+            contact_effort_max: contact.ceiling,
+            contacts_per_minute: contact.target,
+        }
+    }
+}
+
+impl AdmissionConfig {
+    /// Who may make queues.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        match self.policy {
+            Policy::Open => Admission::Open,
+            Policy::Password => Admission::password(&self.password),
+            Policy::Puzzle => Admission::Puzzle(self.create()),
+        }
+    }
+
+    const fn create(&self) -> Effort {
+        Effort { floor: self.create_effort_min, ceiling: self.create_effort_max, target: self.creates_per_minute }
+    }
+
+    /// The puzzle before each message to a contact queue.
+    #[must_use]
+    pub const fn contact(&self) -> Effort {
+        Effort { floor: self.contact_effort_min, ceiling: self.contact_effort_max, target: self.contacts_per_minute }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        match self.policy {
+            Policy::Password if self.password.is_empty() => {
+                return Err("`admission.policy` is \"password\", but `admission.password` is empty: choose one".into());
+            }
+            Policy::Open | Policy::Puzzle if !self.password.is_empty() => {
+                return Err(
+                    "`admission.password` is set, but not asked for: set `admission.policy = \"password\"`".into()
+                );
+            }
+            _ => {}
+        }
+        if self.password.len() > MAX_PASSWORD_LEN {
+            return Err(format!("`admission.password` is longer than {MAX_PASSWORD_LEN} bytes"));
+        }
+        for (what, rate, effort) in [("create", "creates", self.create()), ("contact", "contacts", self.contact())] {
+            if effort.floor > effort.ceiling {
+                return Err(format!(
+                    "`admission.{what}_effort_min` is above `admission.{what}_effort_max`: {} and {}",
+                    effort.floor, effort.ceiling
+                ));
+            }
+            if effort.ceiling > MAX_PUZZLE_EFFORT {
+                return Err(format!(
+                    "`admission.{what}_effort_max` is {}, at most {MAX_PUZZLE_EFFORT} can be asked for",
+                    effort.ceiling
+                ));
+            }
+            if effort.target == 0 {
+                return Err(format!("`admission.{rate}_per_minute` must not be 0; leave it out if unsure"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for AdmissionConfig {
@@ -88,8 +190,12 @@ impl std::fmt::Debug for AdmissionConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoreConfig {
-    /// Messages in one queue.
+    /// Messages in one queue between two people.
     pub queue_quota: u32,
+    /// Messages in one contact queue.
+    pub contact_quota: u32,
+    /// Messages in one bulk queue.
+    pub bulk_quota: u32,
     /// Queues in all.
     pub max_queues: u64,
     /// Messages and blobs in all, in MiB.
@@ -98,6 +204,8 @@ pub struct StoreConfig {
     pub min_free_mib: u64,
     /// Days after which a message is erased.
     pub message_ttl_days: u64,
+    /// Days after which a message in a bulk queue is erased.
+    pub bulk_ttl_days: u64,
     /// Days without use after which a queue is erased.
     pub queue_ttl_days: u64,
     /// Longest life of an invitation's blob in days.
@@ -132,10 +240,13 @@ impl Default for StoreConfig {
         let limits = Limits::default();
         Self {
             queue_quota: limits.queue_quota,
+            contact_quota: limits.contact_quota,
+            bulk_quota: limits.bulk_quota,
             max_queues: limits.max_queues,
             disk_quota_mib: limits.disk_quota_bytes / MIB,
             min_free_mib: limits.min_free_bytes / MIB,
             message_ttl_days: limits.message_ttl.as_secs() / DAY,
+            bulk_ttl_days: limits.bulk_ttl.as_secs() / DAY,
             queue_ttl_days: limits.queue_ttl.as_secs() / DAY,
             blob_ttl_days: limits.blob_ttl.as_secs() / DAY,
         }
@@ -149,14 +260,33 @@ impl StoreConfig {
         let days = |n: u64| Duration::from_secs(n.saturating_mul(DAY));
         Limits {
             queue_quota: self.queue_quota,
+            contact_quota: self.contact_quota,
+            bulk_quota: self.bulk_quota,
             max_queues: self.max_queues,
             disk_quota_bytes: self.disk_quota_mib.saturating_mul(MIB),
             min_free_bytes: self.min_free_mib.saturating_mul(MIB),
             message_ttl: days(self.message_ttl_days),
+            bulk_ttl: days(self.bulk_ttl_days),
             queue_ttl: days(self.queue_ttl_days),
             blob_ttl: days(self.blob_ttl_days),
             ..Limits::default()
         }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        for (key, value) in [
+            ("queue_quota", u64::from(self.queue_quota)),
+            ("contact_quota", self.contact_quota.into()),
+            ("bulk_quota", self.bulk_quota.into()),
+            ("message_ttl_days", self.message_ttl_days),
+            ("bulk_ttl_days", self.bulk_ttl_days),
+            ("queue_ttl_days", self.queue_ttl_days),
+        ] {
+            if value == 0 {
+                return Err(format!("`store.{key}` must not be 0; leave it out if unsure"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -187,6 +317,8 @@ impl Config {
         if self.key_epoch_ms == 0 {
             return Err("`key_epoch_ms` must not be 0; leave it out if unsure".into());
         }
+        self.admission.validate()?;
+        self.store.validate()?;
         for (key, listen, public) in [
             ("link", self.link_address, &self.public_link_addresses),
             ("client", self.client_address, &self.public_client_addresses),
@@ -279,12 +411,25 @@ pub fn template(config: &Config) -> String {
         ("log_level", "error, warn, info, debug or trace; none of them logs an address of a client."),
         ("allow_root", "Whether to run as root."),
         ("key_epoch_ms", "Length of a key epoch in milliseconds, until the first consensus says it."),
-        ("password", "Asked for when a queue is made. Empty: everyone may."),
-        ("queue_quota", "Messages in one queue."),
+        ("policy", "Who may make queues. \"open\": everyone. \"password\": who knows it. \"puzzle\": who solves one."),
+        ("password", "Asked for with the policy \"password\"."),
+        (
+            "create_effort_min",
+            "A puzzle's effort with the policy \"puzzle\": 18 is 0.04 s of one core; 1 more is twice that.",
+        ),
+        ("create_effort_max", "It rises up to this effort while many queues are made: 26 is 11 s."),
+        ("creates_per_minute", "New queues per minute above which the effort rises; twice as many cost 2 more."),
+        ("contact_effort_min", "The effort of a message to a contact queue, with any policy: 19 is 0.09 s."),
+        ("contact_effort_max", "It rises up to this effort while many come: 25 is 6 s."),
+        ("contacts_per_minute", "Messages to contact queues per minute above which their effort rises."),
+        ("queue_quota", "Messages in one queue between two people."),
+        ("contact_quota", "Messages in one contact queue: requests from strangers that wait for their owner."),
+        ("bulk_quota", "Messages in one bulk queue: 512 are 5.6 MB of a file."),
         ("max_queues", "Queues in all."),
         ("disk_quota_mib", "Messages and blobs in all, in MiB."),
         ("min_free_mib", "Free space below which nothing is taken in, in MiB."),
         ("message_ttl_days", "Days after which a message is erased."),
+        ("bulk_ttl_days", "Days after which a message in a bulk queue is erased."),
         ("queue_ttl_days", "Days without use after which a queue is erased."),
         ("blob_ttl_days", "Longest life of an invitation's blob in days."),
     ];
@@ -338,5 +483,34 @@ mod tests {
         assert!(e.contains("`roles` is empty"), "{e}");
         let e = load("link_address = '192.0.2.1:1'\nclient_address = '192.0.2.1:2'\nfamily = 'x'").unwrap_err();
         assert!(e.contains("`family`"), "{e}");
+        for (section, words) in [
+            ("[admission]\npolicy = 'opne'", "expected one of `open`, `password`, `puzzle`"),
+            ("[admission]\npolicy = 'password'", "`admission.password` is empty"),
+            ("[admission]\npassword = 'sesame'", "set `admission.policy"),
+            ("[admission]\ncreate_effort_min = 27", "is above `admission.create_effort_max`"),
+            ("[admission]\ncontact_effort_max = 41", "at most 40"),
+            ("[admission]\ncontacts_per_minute = 0", "`admission.contacts_per_minute`"),
+            ("[store]\nbulk_quota = 0", "`store.bulk_quota`"),
+        ] {
+            let addresses = "link_address = '192.0.2.1:1'\nclient_address = '192.0.2.1:2'\n";
+            let e = load(&format!("{addresses}{section}")).unwrap_err();
+            assert!(e.contains(words), "{e}");
+        }
+        let long = "x".repeat(MAX_PASSWORD_LEN + 1);
+        let e = load(&format!("[admission]\npolicy = 'password'\npassword = '{long}'")).unwrap_err();
+        assert!(e.contains("longer than 64"), "{e}");
+    }
+
+    #[test]
+    fn each_policy_is_what_it_says() {
+        let addresses = "link_address = '192.0.2.1:1'\nclient_address = '192.0.2.1:2'\n";
+        let with = |section: &str| load(&format!("{addresses}[admission]\n{section}")).unwrap().admission;
+        assert!(matches!(with("").admission(), Admission::Open));
+        assert!(matches!(with("policy = 'password'\npassword = 'x'").admission(), Admission::Password(_)));
+        let puzzle = with("policy = 'puzzle'\ncreate_effort_min = 5\ncontact_effort_max = 30");
+        assert!(
+            matches!(puzzle.admission(), Admission::Puzzle(effort) if effort == Effort { floor: 5, ..Effort::CREATE })
+        );
+        assert_eq!(puzzle.contact(), Effort { ceiling: 30, ..Effort::CONTACT });
     }
 }

@@ -52,7 +52,7 @@ use crate::failure::Failure;
 use crate::keys::Keys;
 use crate::relay::replay::{MAX_FINGERPRINTS, ReplayShard};
 use crate::relay::worker::{Peeler, Ring};
-use crate::relay::{Action, Admission, Bounds, ClientLink, Event, Relay, Settings, Token};
+use crate::relay::{Action, Bounds, ClientLink, Event, Relay, Settings, Token};
 
 /// The core is given the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -271,12 +271,14 @@ impl Running {
         } = start;
         let clock = Clock::start();
         let geometry = held.geometry();
+        let mut bounds = Bounds::default();
+        bounds.queues.contact = config.admission.contact();
         let settings = Settings {
             relay,
             geometry,
             incarnation: store.incarnation(),
-            admission: Admission::password(&config.admission.password),
-            bounds: Bounds::default(),
+            admission: config.admission.admission(),
+            bounds,
         };
         let mut core = Relay::new(settings, Box::new(rand::make_rng::<rand::rngs::StdRng>()));
         // Before any port is served: without it the core refuses every packet and every client.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use posta_protocol::admission::{Asks, QueueKind};
+use posta_protocol::admission::{Asks, Statement};
 use posta_protocol::answer::{Answer, Body};
 use posta_protocol::codec::Reader;
 use posta_protocol::command::{Command, Envelope};
@@ -21,7 +21,7 @@ use posta_protocol::registry::answer as code;
 use posta_store::{Outcome, QueueOp};
 
 use self::subscriptions::{Subscribed, Subscriptions, Turn};
-use crate::relay::{Action, Admission, Context, Token};
+use crate::relay::{Action, Admission, Context, Effort, Gate, Token};
 
 mod subscriptions;
 
@@ -33,7 +33,7 @@ pub const MAX_PENDING: usize = 4_096;
 /// When to try again what found the store busy.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// How much the queue service may hold.
+/// How much the queue service may hold, and what strangers pay for their share of it.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueBounds {
     /// See [`MAX_PENDING`].
@@ -42,11 +42,13 @@ pub struct QueueBounds {
     pub subscriptions: usize,
     /// See [`MAX_BLOCKS`].
     pub blocks: usize,
+    /// The puzzle before each message to a contact queue.
+    pub contact: Effort,
 }
 
 impl Default for QueueBounds {
     fn default() -> Self {
-        Self { pending: MAX_PENDING, subscriptions: MAX_SUBSCRIPTIONS, blocks: MAX_BLOCKS }
+        Self { pending: MAX_PENDING, subscriptions: MAX_SUBSCRIPTIONS, blocks: MAX_BLOCKS, contact: Effort::CONTACT }
     }
 }
 
@@ -60,10 +62,11 @@ enum Pending {
     Deliver { queue: QueueId },
 }
 
-/// What a command does to a subscription, once done.
+/// What a command does to a subscription or the gate, once done.
 #[derive(Clone, Copy)]
 enum Effect {
     None,
+    Contacted,
     Acked(QueueId, u64),
     Deleted(QueueId),
 }
@@ -71,7 +74,7 @@ enum Effect {
 pub(crate) struct QueueService {
     geometry: Geometry,
     incarnation: Incarnation,
-    admission: Admission,
+    gate: Gate,
     max_pending: usize,
     pending: HashMap<Token, Pending>,
     next_token: u64,
@@ -83,7 +86,7 @@ impl QueueService {
         Self {
             geometry,
             incarnation,
-            admission,
+            gate: Gate::new(admission, bounds.contact),
             max_pending: bounds.pending,
             pending: HashMap::new(),
             next_token: 0,
@@ -103,16 +106,29 @@ impl QueueService {
                 let pace = Duration::from_millis(pace.into()).min(MAX_PACE);
                 return self.subscribe(cx, reader.id(), acked, pace, reply.into());
             }
-            Command::Create { queue, writer, kind: QueueKind::Plain, proof } => {
-                if !self.admission.admits(&proof) {
-                    return self.answer(cx, reply.pop(), Body::NotAdmitted(Asks::Password));
+            Command::Create { queue, writer, kind, proof } => {
+                let statement = Statement::create(&queue, &writer, kind);
+                if let Err(asks) = self.gate.create(cx.now.mono, cx.rng, &statement, &proof) {
+                    return self.not_admitted(cx, reply.pop(), asks);
                 }
-                (QueueOp::Create { queue, writer }, Effect::None)
+                (QueueOp::Create { queue, writer, kind }, Effect::None)
             }
             Command::Secure { invited, writer } => (QueueOp::Secure { invited: invited.id(), writer }, Effect::None),
             Command::Send { writer, sequence, body } => {
                 (QueueOp::Send { writer: writer.id(), sequence, body }, Effect::None)
             }
+            Command::ContactSend { writer, message, proof, body } => {
+                let writer = writer.id();
+                // Before the queue is looked for, so that the answer doesn't tell whether there is one.
+                if let Err(asks) = self.gate.contact(cx.now.mono, cx.rng, &Statement::send(&writer, &message), &proof) {
+                    return self.not_admitted(cx, reply.pop(), asks);
+                }
+                (QueueOp::ContactSend { writer, message, body }, Effect::Contacted)
+            }
+            Command::Info { reader } => (QueueOp::Info { queue: reader.id() }, Effect::None),
+            Command::Suspend { reader } => (QueueOp::Suspend { queue: reader.id() }, Effect::None),
+            Command::Resume { reader } => (QueueOp::Resume { queue: reader.id() }, Effect::None),
+            Command::Extend { reader } => (QueueOp::Extend { queue: reader.id() }, Effect::None),
             Command::Fetch { reader, after } => {
                 (QueueOp::Read { queue: reader.id(), after, skip: Vec::new() }, Effect::None)
             }
@@ -141,6 +157,11 @@ impl QueueService {
             cx.counters.busy += 1;
             self.answer(cx, reply, Body::Refused(code::BUSY));
         }
+    }
+
+    fn not_admitted(&self, cx: &mut Context<'_>, reply: Option<ReplyBlock>, asks: Asks) {
+        cx.counters.not_admitted += 1;
+        self.answer(cx, reply, Body::NotAdmitted(asks));
     }
 
     /// Acknowledges first: it costs the store nothing if nothing is new, and tells whether the queue exists.
@@ -196,11 +217,16 @@ impl QueueService {
     fn done(&mut self, cx: &mut Context<'_>, reply: Option<ReplyBlock>, effect: Effect, outcome: Outcome) {
         let refused = matches!(outcome, Outcome::Refused(_));
         let arrived = match &outcome {
-            Outcome::Accepted { queue, .. } => Some(*queue),
+            Outcome::Accepted { queue, .. } | Outcome::Stored { queue, new: true, .. } => Some(*queue),
             _ => None,
         };
+        if outcome == Outcome::Created {
+            self.gate.created(cx.now.mono);
+        }
         let body = match outcome {
-            Outcome::Done | Outcome::Accepted { .. } | Outcome::Repeated { .. } => Body::Ok,
+            Outcome::Done | Outcome::Created | Outcome::Accepted { .. } | Outcome::Repeated { .. } => Body::Ok,
+            Outcome::Stored { through, room, .. } => Body::Stored { through, room },
+            Outcome::Info(info) => Body::Info(info),
             Outcome::Message { sequence, body, left } => Body::Message { sequence, left, body },
             Outcome::Empty => Body::Empty,
             Outcome::Blob { body } => Body::Blob(body),
@@ -213,6 +239,7 @@ impl QueueService {
             self.pump(cx, queue);
         }
         match effect {
+            Effect::Contacted if arrived.is_some() => self.gate.contacted(cx.now.mono),
             Effect::Acked(queue, up_to) if !refused => self.subscriptions.acked(&queue, up_to),
             Effect::Deleted(queue) if !refused => {
                 cx.counters.blocks_dropped += self.subscriptions.remove(&queue);

@@ -28,7 +28,8 @@ mod layers;
 pub mod replay;
 pub mod worker;
 
-pub use admission::Admission;
+pub(crate) use admission::Gate;
+pub use admission::{Admission, Effort};
 pub use counters::Counters;
 pub use inbox::{InboxBounds, MAX_BUFFERED, MAX_INBOX_BUFFER, MAX_INBOXES, MAX_INBOXES_PER_LINK};
 pub use layers::{grace, skew};

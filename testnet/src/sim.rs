@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use posta_client::session::event::JoinFailure;
+use posta_node::relay::Admission;
 use posta_protocol::crypto::keyed_hash;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Mono, Now, Wall};
@@ -77,6 +78,8 @@ pub struct Options {
     pub epoch: Duration,
     /// Length of a key epoch.
     pub key_epoch: Duration,
+    /// What relays ask for before they make a queue.
+    pub admission: Admission,
 }
 
 impl Default for Options {
@@ -93,6 +96,7 @@ impl Default for Options {
             join_after: Duration::ZERO,
             epoch: Duration::from_secs(60),
             key_epoch: Duration::from_secs(600),
+            admission: Admission::Open,
         }
     }
 }
@@ -104,7 +108,7 @@ pub struct Outcome {
     pub ledger: Ledger,
     /// Messages whose sender was told that they were delivered.
     pub told_delivered: usize,
-    /// Why following the invitation came to nothing, if it did.
+    /// Why making or following the invitation came to nothing, if it did.
     pub join_failed: Option<JoinFailure>,
     /// How often a client believed that a relay had lost a queue.
     pub queues_lost: usize,
@@ -195,7 +199,7 @@ pub fn run(options: &Options) -> Result<Outcome, Broken> {
     let relays = directory
         .relays()
         .iter()
-        .map(|r| RelayNode::new(*r, &directory, &documents, now, &mut rng))
+        .map(|r| RelayNode::new(*r, &directory, &documents, &options.admission, now, &mut rng))
         .collect::<Result<_, _>>()?;
     let clients = Side::BOTH.iter().map(|_| ClientNode::new(&mut rng)).collect();
     let mut world = World {

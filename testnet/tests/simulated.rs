@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use posta_client::JoinFailure;
+use posta_node::relay::{Admission, Effort};
 use posta_testnet::sim::directory::AUTHORITIES;
 use posta_testnet::sim::{Kill, Options, run};
 use rand::RngExt;
@@ -93,6 +94,20 @@ fn a_killed_mix_loses_nothing_at_twenty_messages_a_second() {
         assert!(outcome.is_clean(&options), "seed {seed}: {outcome:?}");
         assert_eq!(outcome.queues_lost, 0, "seed {seed}");
     }
+}
+
+/// Loss on the way makes clients show a solution again, and relays ask again.
+#[test]
+fn two_people_find_one_another_where_every_relay_asks_for_a_puzzle() {
+    for seed in 1..=3 {
+        let admission = Admission::Puzzle(Effort { floor: 14, ceiling: 20, target: 1 });
+        let options = Options { seed, loss: 0.1, admission, ..Options::default() };
+        let outcome = run(&options).unwrap();
+        assert!(outcome.is_clean(&options), "seed {seed}: {outcome:?}");
+    }
+    let nobody = Options { admission: Admission::password("sesame"), ..Options::default() };
+    let outcome = run(&nobody).unwrap();
+    assert!(matches!(outcome.join_failed, Some(JoinFailure::NotAdmitted(_))), "without a proof no queue: {outcome:?}");
 }
 
 #[test]

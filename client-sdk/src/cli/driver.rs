@@ -176,7 +176,8 @@ impl Talk {
                 let text = warning.to_string();
                 self.say(&json!({ "event": "warning", "text": text }), &format!("! {text}"));
             }
-            ClientEvent::Invitation { .. } | ClientEvent::Pong { .. } => {}
+            // The call that asked has them.
+            ClientEvent::Invitation { .. } | ClientEvent::InviteFailed { .. } | ClientEvent::Pong { .. } => {}
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use posta_protocol::registry::answer as code;
 use posta_protocol::secret::Secret;
 
 use super::core::{Core, earlier};
-use super::event::{ClientEvent, ContactId, JoinFailure, MessageId, SendError};
+use super::event::{ClientEvent, ContactId, JoinFailure, MessageId, NotAdmitted, SendError};
 use super::incoming::{Incoming, Said};
 use super::outgoing::{Outgoing, Progress};
 use super::request::{Purpose, RequestId, Task};
@@ -104,6 +104,9 @@ impl Contact {
             return;
         }
         self.set_up(core, now);
+        if let Some(reason) = self.incoming.shut() {
+            return self.not_admitted(core, reason);
+        }
         if let Some(up_to) = self.incoming.step(core, now) {
             self.outgoing.acknowledge(core, now, up_to);
         }
@@ -146,6 +149,19 @@ impl Contact {
             self.outgoing.abandon(core);
             self.stage = Stage::Failed;
             core.emit(ClientEvent::JoinFailed { contact: self.id, reason });
+        }
+    }
+
+    /// There is no relay for our queues. Those that were made end unused.
+    fn not_admitted(&mut self, core: &mut Core, reason: NotAdmitted) {
+        self.incoming.abandon(core);
+        match self.stage {
+            Stage::Joining(_) => self.fail(core, JoinFailure::NotAdmitted(reason)),
+            Stage::Inviting(_) => {
+                self.stage = Stage::Failed;
+                core.emit(ClientEvent::InviteFailed { contact: self.id, reason });
+            }
+            Stage::Connected | Stage::Failed => {}
         }
     }
 

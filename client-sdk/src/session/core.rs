@@ -1,6 +1,6 @@
 //! What all contacts of a session share: the network, entries, requests, randomness, and what comes out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use posta_protocol::document::Position;
@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand_core::CryptoRng;
 
 use super::entry::Entries;
-use super::event::{Action, ClientEvent, Options};
+use super::event::{Action, Asked, ClientEvent, Options};
 use super::path::Health;
 use super::request::Requests;
 use super::view::View;
@@ -29,6 +29,10 @@ pub(crate) struct Core {
     pub(crate) actions: VecDeque<Action>,
     /// Whether the application reads.
     pub(crate) reading: bool,
+    /// Relays that make no queues for us in this key epoch, and what they ask for; as many as the network has, at most.
+    pub(crate) closed: BTreeMap<RelayId, Asked>,
+    /// Hashes that this step may still spend on puzzles.
+    pub(crate) hashes: u64,
 }
 
 impl Core {

@@ -124,6 +124,13 @@ pub enum ClientEvent {
         /// The link: a secret.
         link: String,
     },
+    /// No invitation can be made, and the contact is dropped.
+    InviteFailed {
+        /// Who would have been at the other end.
+        contact: ContactId,
+        /// Why.
+        reason: NotAdmitted,
+    },
     /// A contact is there; messages can be sent.
     Connected {
         /// Which one.
@@ -168,6 +175,7 @@ impl fmt::Debug for ClientEvent {
         match self {
             Self::Ready => f.write_str("Ready"),
             Self::Invitation { contact, .. } => write!(f, "Invitation({contact:?}, ..)"),
+            Self::InviteFailed { contact, reason } => write!(f, "InviteFailed({contact:?}, {reason:?})"),
             Self::Connected { contact } => write!(f, "Connected({contact:?})"),
             Self::JoinFailed { contact, reason } => write!(f, "JoinFailed({contact:?}, {reason:?})"),
             Self::Message { contact, number, .. } => write!(f, "Message({contact:?}, {number}, ..)"),
@@ -228,6 +236,31 @@ pub enum JoinFailure {
     /// No relay of the link answered.
     #[error("neither relay of this invitation answers: try again later, or ask for a new one")]
     Unreachable,
+    /// Two relays are needed for the queues that the contact is to write to, and fewer make them.
+    #[error("too few relays make queues for everyone: {0}")]
+    NotAdmitted(NotAdmitted),
+}
+
+/// A relay makes no queue for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("relay {} asks for {asks} before it makes a queue", relay.short())]
+pub struct NotAdmitted {
+    /// Which one.
+    pub relay: RelayId,
+    /// What it asks for.
+    pub asks: Asked,
+}
+
+/// What a relay asks for that it isn't given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Asked {
+    /// Its operator's password.
+    #[error("its operator's password")]
+    Password,
+    /// A puzzle of this effort: above [`super::MAX_EFFORT`], or one after the other.
+    #[error("more work than this client does (a puzzle of {0} bits)")]
+    Work(u8),
 }
 
 /// Something that the user should know.
@@ -237,6 +270,9 @@ pub enum Warning {
     /// No entry answers.
     #[error("no relay can be reached; messages wait here until one can")]
     Offline,
+    /// A relay makes no queue for us; said once for each in a key epoch.
+    #[error("{0}; another relay is tried")]
+    NotAdmitted(NotAdmitted),
     /// A contact holds another consensus for the same epoch.
     #[error("a contact was given another list of relays for the same hour: authorities or someone between cheat")]
     Fork {

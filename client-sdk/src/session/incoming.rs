@@ -3,12 +3,12 @@
 //! A reply block is used up by each message, so a few are always with the relay of the subscribed queue. Any of them
 //! may get lost on the way, and a restarted relay has none; a randomised `fetch` bounds the delay after that.
 
+mod admission;
 mod queue;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::answer::Body;
 use posta_protocol::command::{Command, WriterCapability};
 use posta_protocol::end_to_end::{Content, Kind, QueueAddress};
@@ -18,9 +18,11 @@ use posta_protocol::params::{MAX_QUEUE_SURBS, MAX_SUBSCRIBE_SURBS};
 use posta_protocol::registry::answer as code;
 use rand::RngExt;
 
+pub use self::admission::MAX_EFFORT;
+pub(crate) use self::admission::SLICE;
 use self::queue::InQueue;
 use super::core::{Core, earlier};
-use super::event::{ClientEvent, ContactId, Direction, Warning};
+use super::event::{ClientEvent, ContactId, Direction, NotAdmitted, Warning};
 use super::request::{Purpose, Task};
 
 /// Queues of each direction, on relays of different operators.
@@ -74,6 +76,8 @@ pub(crate) struct Incoming {
     receipt_due: Option<Mono>,
     receipt_sent: Option<Mono>,
     active_until: Mono,
+    /// Why no queue can be made.
+    shut: Option<NotAdmitted>,
 }
 
 /// What a box held, beside messages.
@@ -98,6 +102,7 @@ impl Incoming {
             receipt_due: None,
             receipt_sent: None,
             active_until: Mono(0),
+            shut: None,
         }
     }
 
@@ -113,9 +118,7 @@ impl Incoming {
     /// Makes the queues, as far as the network is known. `avoid`: relays that the contact uses.
     pub(crate) fn create(&mut self, core: &mut Core, now: Now, avoid: &[RelayId]) {
         while self.queues.len() < QUEUES_PER_DIRECTION {
-            let own = self.relays();
-            let taken: Vec<RelayId> = own.iter().chain(avoid).copied().collect();
-            let Some(relay) = core.choose_edge(now, &taken).or_else(|| core.choose_edge(now, &own)) else { return };
+            let Some(relay) = self.choose(core, now, avoid) else { return };
             self.queues.push(InQueue::new(core, now, relay));
             self.start_create(core, now, self.queues.len() - 1);
         }
@@ -125,16 +128,18 @@ impl Incoming {
         let purpose = self.purpose(Task::Create(index));
         let Some(queue) = self.queues.get_mut(index) else { return };
         let writer = WriterCapability::new(queue.invited.duplicate()).id();
-        let command =
-            Command::Create { queue: queue.reader.id(), writer, kind: QueueKind::Plain, proof: Proof::Nothing };
+        let (reader, kind, proof) = (queue.reader.id(), queue.kind, queue.proof.clone());
+        let command = Command::Create { queue: reader, writer, kind, proof };
         queue.create = Some(core.request(now, queue.relay, command, purpose));
     }
 
     /// Makes a queue that isn't there yet at another relay.
     fn move_queue(&mut self, core: &mut Core, now: Now, index: usize) {
-        let taken = self.relays();
-        let Some(queue) = self.queues.get_mut(index).filter(|q| !q.ready) else { return };
-        let Some(relay) = core.choose_edge(now, &taken) else { return };
+        if self.queues.get(index).is_none_or(|q| q.ready) {
+            return;
+        }
+        let Some(relay) = self.choose(core, now, &[]) else { return };
+        let Some(queue) = self.queues.get_mut(index) else { return };
         if let Some(id) = queue.create.take() {
             core.requests.cancel(id);
         }
@@ -144,8 +149,10 @@ impl Incoming {
 
     /// A relay answered to `create`.
     pub(crate) fn created(&mut self, core: &mut Core, now: Now, index: usize, body: &Body) {
-        if *body != Body::Ok {
-            return self.move_queue(core, now, index);
+        match body {
+            Body::Ok => {}
+            Body::NotAdmitted(asks) => return self.not_admitted(core, now, index, *asks),
+            _ => return self.move_queue(core, now, index),
         }
         if let Some(queue) = self.queues.get_mut(index) {
             (queue.ready, queue.create, queue.next_poll) = (true, None, now.mono + HEARTBEAT);
@@ -170,6 +177,7 @@ impl Incoming {
     /// Keeps blocks with the relay, polls, acknowledges. Returns a receipt that is due.
     pub(crate) fn step(&mut self, core: &mut Core, now: Now) -> Option<u64> {
         let epoch = core.key_epoch(now)?;
+        self.search(core, now);
         if core.reading {
             for index in 0..self.queues.len() {
                 if index == self.subscribed {
@@ -533,7 +541,7 @@ impl Incoming {
 
     /// When something is due next.
     pub(crate) fn next_due(&self, reading: bool) -> Option<Mono> {
-        let mut due = self.receipt_due;
+        let mut due = earlier(self.receipt_due, self.is_searching().then_some(Mono(0)));
         if reading {
             due = earlier(due, self.gap.map(|(at, _)| at));
             for (index, queue) in self.queues.iter().enumerate().filter(|(_, q)| q.works()) {

@@ -2,6 +2,7 @@
 //! program against the same network over real links.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod admission;
 mod live;
 mod world;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use posta_client::session::Session;
 use posta_client::session::event::{Action, ClientEvent, Event, Options};
+use posta_protocol::admission::{Asks, Proof, Statement};
 use posta_protocol::answer::{Answer, Body};
 use posta_protocol::command::{Command, Envelope};
 use posta_protocol::crypto::signature::SignKey;
@@ -60,6 +61,8 @@ pub(crate) struct Relay {
     pub(crate) id: RelayId,
     pub(crate) alive: bool,
     pub(crate) incarnation: u8,
+    /// What it asks for before it makes a queue.
+    pub(crate) asks: Asks,
     rings: BTreeMap<KeyEpoch, KeyRing>,
     queues: BTreeMap<QueueId, Queue>,
     blobs: BTreeMap<BlobId, Blob>,
@@ -120,6 +123,7 @@ impl World {
             id: RelayId(crypto::hash(context::VOTE, &(n as u64 + 1000 * (seed % 7)).to_le_bytes()).0),
             alive: true,
             incarnation: 1,
+            asks: Asks::Nothing,
             rings: BTreeMap::new(),
             queues: BTreeMap::new(),
             blobs: BTreeMap::new(),
@@ -380,9 +384,21 @@ impl World {
         let refused = |c| Some(Body::Refused(c));
         let mut push = None;
         let body = match envelope.command {
-            Command::Create { queue, writer, .. } => {
-                relay.queues.entry(queue).or_default().invited = Some(writer);
-                Some(Body::Ok)
+            Command::Create { queue, writer, kind, proof } => {
+                let admitted = match (relay.asks, proof) {
+                    (Asks::Nothing, _) => true,
+                    (Asks::Puzzle(puzzle), Proof::Solution(solution)) => {
+                        let statement = Statement::create(&queue, &writer, kind);
+                        solution.seed == puzzle.seed && solution.effort(&statement) >= u32::from(puzzle.effort)
+                    }
+                    _ => false,
+                };
+                if admitted {
+                    relay.queues.entry(queue).or_default().invited = Some(writer);
+                    Some(Body::Ok)
+                } else {
+                    Some(Body::NotAdmitted(relay.asks))
+                }
             }
             Command::Secure { invited, writer } => {
                 match relay.queues.values_mut().find(|q| q.invited == Some(invited.id())) {

@@ -40,6 +40,8 @@ pub struct Counters {
     pub link_backlog: u64,
     /// Commands that don't parse.
     pub malformed: u64,
+    /// Commands answered with what this relay asks for first: a password, a puzzle.
+    pub not_admitted: u64,
     /// Commands refused because too many wait for the store.
     pub busy: u64,
     /// Answers not sent: no reply block, or one that can't be used now.

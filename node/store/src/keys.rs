@@ -5,7 +5,7 @@
 //! table      key                                              value
 //! Meta       "store"                                          schema u32 | incarnation 16
 //!            "totals"                                         queues u64 | bytes u64
-//! Queues     queue 32                                         queue record (record.rs), 37 to 101 bytes
+//! Queues     queue 32                                         queue record (record.rs), 37 to 1,125 bytes
 //! Index      1 | writer 32                                    queue 32
 //!            2 | put 32                                       blob 32
 //! Messages   queue 32 | sequence u64                          end hour u32 | body

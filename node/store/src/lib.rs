@@ -16,7 +16,9 @@
 use core::fmt;
 use core::time::Duration;
 
-use posta_protocol::ids::{BlobId, Incarnation, QueueId, WriterId};
+use posta_protocol::admission::QueueKind;
+use posta_protocol::answer::Info;
+use posta_protocol::ids::{BlobId, Incarnation, MessageId, QueueId, WriterId};
 use posta_protocol::now::Now;
 use posta_protocol::registry::answer;
 
@@ -33,7 +35,7 @@ pub use memory::MemoryStore;
 pub use rocks::{OpenError, RocksStore};
 
 /// The version of the layout that `keys.rs` and `record.rs` describe.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Queues and blobs, kept.
 ///
@@ -73,15 +75,18 @@ impl<S: QueueStore + ?Sized> QueueStore for Box<S> {
 /// A command, after its capability was hashed. Each is idempotent under the same arguments.
 #[derive(Clone, PartialEq, Eq)]
 pub enum QueueOp {
-    /// Makes a queue. [`Refusal::Conflict`] if the queue exists with another writer, or the writer with another
-    /// queue; [`Refusal::Gone`] after a delete.
+    /// Makes a queue. [`Refusal::Conflict`] if the queue exists with another writer or kind, or the writer with
+    /// another queue; [`Refusal::Gone`] after a delete.
     Create {
         /// Hash of the reader capability.
         queue: QueueId,
         /// Hash of the (invited) writer capability.
         writer: WriterId,
+        /// What it is for.
+        kind: QueueKind,
     },
     /// Replaces the invited writer by the writer's own capability. The first one wins; to others: [`Refusal::Taken`].
+    /// [`Refusal::Conflict`] for a contact queue, whose writers share the invited one.
     Secure {
         /// Hash of the capability from the invitation.
         invited: WriterId,
@@ -89,11 +94,23 @@ pub enum QueueOp {
         writer: WriterId,
     },
     /// Stores a message under a number that the writer picks: 1, 2, 3 and so on; they may overtake one another.
+    /// [`Refusal::Conflict`] for a contact queue. A bulk queue takes no number further than 64 above the last one up to
+    /// which it has all, so that none is ever passed over: [`Refusal::OutOfWindow`].
     Send {
         /// Hash of the writer capability.
         writer: WriterId,
         /// The message's id in its queue.
         sequence: u64,
+        /// The sealed message, at most [`Limits::max_body`] bytes.
+        body: Box<[u8]>,
+    },
+    /// Stores a message in a contact queue under the next number, unless it has the id already.
+    /// [`Refusal::Conflict`] for a queue of another kind.
+    ContactSend {
+        /// Hash of the capability that all its writers share.
+        writer: WriterId,
+        /// Drawn by the writer; the queue remembers its latest 64.
+        message: MessageId,
         /// The sealed message, at most [`Limits::max_body`] bytes.
         body: Box<[u8]>,
     },
@@ -115,6 +132,27 @@ pub enum QueueOp {
     },
     /// Erases the queue. What remains until the queue's life would have ended says only that it is gone.
     Delete {
+        /// Hash of the reader capability.
+        queue: QueueId,
+    },
+    /// Says how the queue stands.
+    Info {
+        /// Hash of the reader capability.
+        queue: QueueId,
+    },
+    /// Refuses writers ([`Refusal::Suspended`]) until [`QueueOp::Resume`]; a repeat of what was accepted is still
+    /// answered as such. Reading goes on.
+    Suspend {
+        /// Hash of the reader capability.
+        queue: QueueId,
+    },
+    /// Accepts writers again.
+    Resume {
+        /// Hash of the reader capability.
+        queue: QueueId,
+    },
+    /// Counts the time for which the queue is unused anew, and has that on disk; other commands do so in passing.
+    Extend {
         /// Hash of the reader capability.
         queue: QueueId,
     },
@@ -148,7 +186,7 @@ pub enum QueueOp {
 impl QueueOp {
     /// Whether the operation can add to what is stored.
     pub(crate) const fn grows(&self) -> bool {
-        matches!(self, Self::Create { .. } | Self::Send { .. } | Self::BlobPut { .. })
+        matches!(self, Self::Create { .. } | Self::Send { .. } | Self::ContactSend { .. } | Self::BlobPut { .. })
     }
 }
 
@@ -156,12 +194,17 @@ impl fmt::Debug for QueueOp {
     /// Neither hashes nor keys nor bodies: numbers and lengths only.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Create { .. } => f.write_str("Create"),
+            Self::Create { kind, .. } => write!(f, "Create({kind:?})"),
             Self::Secure { .. } => f.write_str("Secure"),
             Self::Send { sequence, body, .. } => write!(f, "Send({sequence}, {} bytes)", body.len()),
+            Self::ContactSend { body, .. } => write!(f, "ContactSend({} bytes)", body.len()),
             Self::Read { after, skip, .. } => write!(f, "Read(after {after}, skip {})", skip.len()),
             Self::Ack { up_to, .. } => write!(f, "Ack({up_to})"),
             Self::Delete { .. } => f.write_str("Delete"),
+            Self::Info { .. } => f.write_str("Info"),
+            Self::Suspend { .. } => f.write_str("Suspend"),
+            Self::Resume { .. } => f.write_str("Resume"),
+            Self::Extend { .. } => f.write_str("Extend"),
             Self::BlobPut { one_time, body, .. } => write!(f, "BlobPut(one_time {one_time}, {} bytes)", body.len()),
             Self::BlobGet { .. } => f.write_str("BlobGet"),
             Self::BlobDelete { .. } => f.write_str("BlobDelete"),
@@ -174,6 +217,8 @@ impl fmt::Debug for QueueOp {
 pub enum Outcome {
     /// Done, or had been done before by the same command.
     Done,
+    /// A queue was made now; the same command again gives [`Outcome::Done`].
+    Created,
     /// A message was stored now.
     Accepted {
         /// The queue that it is in.
@@ -186,6 +231,19 @@ pub enum Outcome {
         /// The queue that it is or was in.
         queue: QueueId,
     },
+    /// A message is in a bulk queue, and this is how the queue stands now.
+    Stored {
+        /// The queue that it is or was in.
+        queue: QueueId,
+        /// Whether it was stored now; else a message with this number was accepted before.
+        new: bool,
+        /// Every message up to this number has been accepted, or passed over by the reader's acknowledgement.
+        through: u64,
+        /// Messages that fit in besides.
+        room: u32,
+    },
+    /// How a queue stands.
+    Info(Info),
     /// A message.
     Message {
         /// Its number.
@@ -211,8 +269,11 @@ impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done => f.write_str("Done"),
+            Self::Created => f.write_str("Created"),
             Self::Accepted { sequence, .. } => write!(f, "Accepted({sequence})"),
             Self::Repeated { .. } => f.write_str("Repeated"),
+            Self::Stored { new, through, room, .. } => write!(f, "Stored(new {new}, through {through}, room {room})"),
+            Self::Info(info) => write!(f, "{info:?}"),
             Self::Message { sequence, body, left } => {
                 write!(f, "Message({sequence}, {} bytes, {left} left)", body.len())
             }

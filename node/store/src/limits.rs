@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use posta_protocol::admission::QueueKind;
 use posta_protocol::params;
 
 /// How far ahead of the highest accepted number a message may be. More is a writer gone wrong; it would push every
@@ -13,8 +14,12 @@ pub(crate) const ENTRY_OVERHEAD: u64 = 128;
 /// What a store holds at most, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Messages that one queue holds; over it the writer gets `full`.
+    /// Messages that one plain queue holds; over it the writer gets `full`.
     pub queue_quota: u32,
+    /// The same for a contact queue.
+    pub contact_quota: u32,
+    /// The same for a bulk queue.
+    pub bulk_quota: u32,
     /// Queues, tombstones included; over it `create` gets `no-space`.
     pub max_queues: u64,
     /// Bytes of one message or blob; a longer one gets `no-space`.
@@ -27,6 +32,8 @@ pub struct Limits {
     pub min_free_bytes: u64,
     /// Messages are erased after this time, up to an hour later.
     pub message_ttl: Duration,
+    /// The same for those of a bulk queue.
+    pub bulk_ttl: Duration,
     /// Queues unused for this time are erased, up to an hour later. Tombstones are kept as long.
     pub queue_ttl: Duration,
     /// Longest life of a blob.
@@ -37,13 +44,35 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             queue_quota: params::DEFAULT_QUEUE_QUOTA,
+            contact_quota: params::DEFAULT_CONTACT_QUOTA,
+            bulk_quota: params::DEFAULT_BULK_QUOTA,
             max_queues: 20_000_000,
             max_body: params::DEFAULT_PAYLOAD_LEN,
             disk_quota_bytes: 32 << 30,
             min_free_bytes: 256 << 20,
             message_ttl: params::DEFAULT_MESSAGE_TTL,
+            bulk_ttl: params::DEFAULT_BULK_TTL,
             queue_ttl: params::DEFAULT_QUEUE_TTL,
             blob_ttl: params::MAX_BLOB_TTL,
+        }
+    }
+}
+
+impl Limits {
+    /// Messages that a queue of this kind holds.
+    pub(crate) const fn quota(&self, kind: QueueKind) -> u32 {
+        match kind {
+            QueueKind::Plain => self.queue_quota,
+            QueueKind::Contact => self.contact_quota,
+            QueueKind::Bulk => self.bulk_quota,
+        }
+    }
+
+    /// How long messages in a queue of this kind live.
+    pub(crate) const fn ttl(&self, kind: QueueKind) -> Duration {
+        match kind {
+            QueueKind::Plain | QueueKind::Contact => self.message_ttl,
+            QueueKind::Bulk => self.bulk_ttl,
         }
     }
 }

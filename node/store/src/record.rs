@@ -1,19 +1,26 @@
 //! The state of one queue and of one blob, and how it changes: pure values, the same for every store.
 //!
 //! ```text
-//! queue record   flags u8 | writer 32 | [invited 32] | used hour u32 | [counts]
+//! queue record   flags u8 | writer 32 | [invited 32] | used hour u32 | [counts] | [ids]
 //!       flags    1 secured (invited follows)   2 deleted   4 counts follow
+//!                8 suspended   16 a contact queue (ids follow)   32 a bulk queue   neither: a plain one
 //!       counts   highest u64 | window u64 | acked u64 | held u32 | filed hour u32
+//!       ids      16 bytes for each of the latest messages, oldest first, at most 64; the last one has the highest number
 //! blob record    flags u8 | put 32 | hours u32 | end hour u32 | [lock 32] | body
 //!       flags    1 one-time   2 deleted (no body)   4 locked (lock follows)
 //! totals         queues u64 | bytes u64
 //! ```
-//! A queue that never took a message has no counts, as most of a large store's queues don't.
+//! A queue that never took a message has no counts, as most of a large store's queues don't. Only a contact queue has
+//! ids; it gives out its numbers itself, without holes, so that an id's place says its number.
+//!
+//! **Schema 1** had the flags 1, 2 and 4 only, and no ids. Each of its records is byte for byte a record of schema 2: of
+//! a plain queue that isn't suspended. Blob records and totals are the same in both.
 
+use posta_protocol::admission::QueueKind;
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::error::Malformed;
-use posta_protocol::ids::WriterId;
-use posta_protocol::params::SEQUENCE_WINDOW;
+use posta_protocol::ids::{MessageId, WriterId};
+use posta_protocol::params::{CONTACT_WINDOW, SEQUENCE_WINDOW};
 
 use crate::limits::MAX_SEQUENCE_AHEAD;
 
@@ -22,6 +29,10 @@ const _: () = assert!(SEQUENCE_WINDOW == u64::BITS as u64, "the window is the bi
 const SECURED: u8 = 1;
 const DELETED: u8 = 2;
 const COUNTS: u8 = 4;
+const SUSPENDED: u8 = 8;
+const CONTACT: u8 = 16;
+const BULK: u8 = 32;
+const KNOWN: u8 = SECURED | DELETED | COUNTS | SUSPENDED | CONTACT | BULK;
 
 /// What a queue is, apart from its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +41,11 @@ pub(crate) struct QueueRecord {
     pub(crate) writer: WriterId,
     /// Who might have before the queue was secured.
     pub(crate) invited: Option<WriterId>,
+    /// What it is for; never changes.
+    pub(crate) kind: QueueKind,
     pub(crate) deleted: bool,
+    /// Whether its reader wants no more messages for now.
+    pub(crate) suspended: bool,
     /// The hour of the last use; never goes back.
     pub(crate) used: u32,
     /// The latest hour under which the queue's messages were filed for expiry; 0 for none.
@@ -41,6 +56,8 @@ pub(crate) struct QueueRecord {
     /// Bit i: the number `highest - i` was accepted.
     window: u64,
     acked: u64,
+    /// Of a contact queue's latest messages, oldest first, at most [`CONTACT_WINDOW`].
+    ids: Vec<MessageId>,
 }
 
 /// How a message's number relates to those before it.
@@ -52,8 +69,21 @@ pub(crate) enum Numbered {
 }
 
 impl QueueRecord {
-    pub(crate) const fn new(writer: WriterId, used: u32) -> Self {
-        Self { writer, invited: None, deleted: false, used, filed: 0, held: 0, highest: 0, window: 0, acked: 0 }
+    pub(crate) const fn new(writer: WriterId, kind: QueueKind, used: u32) -> Self {
+        Self {
+            writer,
+            invited: None,
+            kind,
+            deleted: false,
+            suspended: false,
+            used,
+            filed: 0,
+            held: 0,
+            highest: 0,
+            window: 0,
+            acked: 0,
+            ids: Vec::new(),
+        }
     }
 
     /// The writer that the queue was created with.
@@ -66,10 +96,29 @@ impl QueueRecord {
         self.acked
     }
 
+    /// The highest number accepted.
+    pub(crate) const fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    /// The last number up to which each one was accepted, or was acknowledged without having been there. Exact for a
+    /// bulk queue, for none of its numbers falls out of the window before.
+    pub(crate) fn through(&self) -> u64 {
+        let mut through = self.acked.max(self.highest.saturating_sub(SEQUENCE_WINDOW));
+        while through < self.highest && self.window >> (self.highest - through - 1) & 1 == 1 {
+            through += 1;
+        }
+        through
+    }
+
     /// Judges a number.
-    pub(crate) const fn judge(&self, sequence: u64) -> Numbered {
+    pub(crate) fn judge(&self, sequence: u64) -> Numbered {
         if sequence > self.highest {
-            return if sequence - self.highest > MAX_SEQUENCE_AHEAD { Numbered::OutOfWindow } else { Numbered::New };
+            let last = match self.kind {
+                QueueKind::Bulk => self.through().saturating_add(SEQUENCE_WINDOW),
+                _ => self.highest.saturating_add(MAX_SEQUENCE_AHEAD),
+            };
+            return if sequence > last { Numbered::OutOfWindow } else { Numbered::New };
         }
         let back = self.highest - sequence;
         if sequence == 0 || back >= SEQUENCE_WINDOW {
@@ -98,6 +147,23 @@ impl QueueRecord {
         self.held = self.held.saturating_add(1);
     }
 
+    /// The number of a contact queue's message, if its id is remembered.
+    pub(crate) fn number_of(&self, message: &MessageId) -> Option<u64> {
+        let back = self.ids.iter().rev().position(|id| id == message)?;
+        self.highest.checked_sub(back as u64)
+    }
+
+    /// Gives the next number to a message of a contact queue, and remembers its id.
+    pub(crate) fn accept_contact(&mut self, message: MessageId) -> u64 {
+        let sequence = self.highest.saturating_add(1);
+        self.accept(sequence);
+        if self.ids.len() >= CONTACT_WINDOW {
+            self.ids.remove(0);
+        }
+        self.ids.push(message);
+        sequence
+    }
+
     /// Acknowledges up to a number, at most the highest accepted. Returns whether that is new.
     pub(crate) fn ack(&mut self, up_to: u64) -> bool {
         let up_to = up_to.min(self.highest);
@@ -116,8 +182,10 @@ impl QueueRecord {
     }
 
     /// Turns into what remains after a delete. Numbers are of no use any more.
-    pub(crate) const fn bury(&mut self, hour: u32) {
+    pub(crate) fn bury(&mut self, hour: u32) {
         self.deleted = true;
+        self.suspended = false;
+        self.ids = Vec::new();
         self.touch(hour);
         self.filed = 0;
         self.held = 0;
@@ -128,10 +196,17 @@ impl QueueRecord {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let counts = self.highest > 0;
-        let mut w = Writer::with_capacity(101);
-        w.u8(if self.invited.is_some() { SECURED } else { 0 }
+        let mut w = Writer::with_capacity(101 + self.ids.len() * MessageId::LEN);
+        let kind = match self.kind {
+            QueueKind::Plain => 0,
+            QueueKind::Contact => CONTACT,
+            QueueKind::Bulk => BULK,
+        };
+        w.u8(kind
+            | if self.invited.is_some() { SECURED } else { 0 }
             | if self.deleted { DELETED } else { 0 }
-            | if counts { COUNTS } else { 0 });
+            | if counts { COUNTS } else { 0 }
+            | if self.suspended { SUSPENDED } else { 0 });
         self.writer.write(&mut w);
         if let Some(invited) = &self.invited {
             invited.write(&mut w);
@@ -144,21 +219,37 @@ impl QueueRecord {
             w.u32(self.held);
             w.u32(self.filed);
         }
+        for id in &self.ids {
+            id.write(&mut w);
+        }
         w.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
-        let flags = flags(&mut r, SECURED | DELETED | COUNTS)?;
+        let flags = flags(&mut r, KNOWN)?;
+        let kind = match flags & (CONTACT | BULK) {
+            0 => QueueKind::Plain,
+            CONTACT => QueueKind::Contact,
+            BULK => QueueKind::Bulk,
+            _ => return Err(Malformed::Value("flags")),
+        };
         let writer = WriterId::read(&mut r)?;
         let invited = if flags & SECURED != 0 { Some(WriterId::read(&mut r)?) } else { None };
-        let mut record = Self { invited, deleted: flags & DELETED != 0, ..Self::new(writer, r.u32("used hour")?) };
+        let (deleted, suspended) = (flags & DELETED != 0, flags & SUSPENDED != 0);
+        let mut record = Self { invited, deleted, suspended, ..Self::new(writer, kind, r.u32("used hour")?) };
         if flags & COUNTS != 0 {
             record.highest = r.u64("highest")?;
             record.window = r.u64("window")?;
             record.acked = r.u64("acked")?;
             record.held = r.u32("held")?;
             record.filed = r.u32("filed hour")?;
+        }
+        while kind == QueueKind::Contact && r.left() > 0 {
+            if record.ids.len() >= CONTACT_WINDOW {
+                return Err(Malformed::TooLong("ids"));
+            }
+            record.ids.push(MessageId::read(&mut r)?);
         }
         r.finish("queue record")?;
         Ok(record)
@@ -250,7 +341,15 @@ mod tests {
     use super::*;
 
     fn queue() -> QueueRecord {
-        QueueRecord::new(WriterId([1; 32]), 5)
+        QueueRecord::new(WriterId([1; 32]), QueueKind::Plain, 5)
+    }
+
+    fn of_kind(kind: QueueKind) -> QueueRecord {
+        QueueRecord::new(WriterId([1; 32]), kind, 5)
+    }
+
+    fn id(n: u8) -> MessageId {
+        MessageId([n; 16])
     }
 
     #[test]
@@ -292,6 +391,69 @@ mod tests {
         q.accept(3);
         assert!(q.ack(2));
         assert_eq!((q.judge(2), q.judge(3)), (Numbered::OutOfWindow, Numbered::Accepted));
+    }
+
+    #[test]
+    fn a_bulk_queue_passes_no_number_over() {
+        let mut q = of_kind(QueueKind::Bulk);
+        assert_eq!((q.through(), q.judge(64), q.judge(65)), (0, Numbered::New, Numbered::OutOfWindow));
+        for n in (2..=64).rev() {
+            q.accept(n);
+            assert_eq!(q.through(), 0);
+        }
+        assert_eq!((q.judge(65), q.judge(1)), (Numbered::OutOfWindow, Numbered::New));
+        q.accept(1);
+        assert_eq!((q.through(), q.judge(128), q.judge(129)), (64, Numbered::New, Numbered::OutOfWindow));
+        q.accept(128);
+        assert_eq!((q.through(), q.judge(65), q.judge(64)), (64, Numbered::New, Numbered::OutOfWindow));
+        q.accept(65);
+        assert_eq!(q.through(), 65);
+        q.ack(100);
+        assert_eq!((q.through(), q.judge(66), q.judge(164)), (100, Numbered::OutOfWindow, Numbered::New));
+        q.ack(128);
+        assert_eq!((q.through(), q.judge(192), q.judge(193)), (128, Numbered::New, Numbered::OutOfWindow));
+    }
+
+    #[test]
+    fn a_contact_queue_remembers_the_latest_ids_and_their_numbers() {
+        let mut q = of_kind(QueueKind::Contact);
+        assert_eq!(q.number_of(&id(1)), None);
+        for n in 1..=65 {
+            assert_eq!(q.accept_contact(id(n)), u64::from(n));
+        }
+        assert_eq!((q.number_of(&id(1)), q.number_of(&id(2)), q.number_of(&id(65))), (None, Some(2), Some(65)));
+        q.ack(65);
+        assert_eq!(q.number_of(&id(2)), Some(2), "beyond deletion");
+        q.suspended = true;
+        assert_eq!(q.encode().len(), 69 + 64 * 16);
+        assert_eq!(QueueRecord::decode(&q.encode()), Ok(q.clone()));
+        let mut bytes = q.encode();
+        bytes.extend_from_slice(&[0; 16]);
+        assert_eq!(QueueRecord::decode(&bytes), Err(Malformed::TooLong("ids")));
+    }
+
+    #[test]
+    fn a_record_of_schema_1_is_one_of_a_plain_queue() {
+        // Written by schema 1: secured, with counts.
+        let mut old = vec![SECURED | COUNTS];
+        old.extend_from_slice(&[2; 32]);
+        old.extend_from_slice(&[1; 32]);
+        old.extend_from_slice(&5_u32.to_le_bytes());
+        for n in [9_u64, 1, 3] {
+            old.extend_from_slice(&n.to_le_bytes());
+        }
+        for n in [1_u32, 7] {
+            old.extend_from_slice(&n.to_le_bytes());
+        }
+        let mut expected = queue();
+        expected.accept(9);
+        expected.ack(3);
+        (expected.writer, expected.invited, expected.filed) = (WriterId([2; 32]), Some(WriterId([1; 32])), 7);
+        assert_eq!(QueueRecord::decode(&old), Ok(expected.clone()));
+        assert_eq!(expected.encode(), old, "and stays as it is");
+        assert_eq!((expected.kind, expected.suspended), (QueueKind::Plain, false));
+        old[0] |= CONTACT | BULK;
+        assert_eq!(QueueRecord::decode(&old), Err(Malformed::Value("flags")));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use posta_protocol::ids::Incarnation;
 use posta_protocol::now::Now;
 use posta_protocol::params::BOX_LEN;
-use posta_store::Outcome::{Done, Refused, Repeated};
+use posta_store::Outcome::{Created, Done, Refused, Repeated};
 use posta_store::{Limits, OpenError, Outcome, QueueOp, QueueStore, Refusal, RocksStore, SCHEMA};
 use tempfile::TempDir;
 
@@ -57,7 +57,7 @@ fn a_newer_schema_is_refused_with_or_without_new_tables() {
         let error = open(folder.path()).unwrap_err();
         let path = folder.path().to_owned();
         assert_eq!(error, OpenError::Newer { path, found: SCHEMA + 1, known: SCHEMA });
-        assert!(error.to_string().contains("newer version of Posta (schema 2, this version knows 1)"), "{error}");
+        assert!(error.to_string().contains("newer version of Posta (schema 3, this version knows 2)"), "{error}");
         set_schema(folder.path(), SCHEMA, tables);
         assert_eq!(open(folder.path()).is_ok(), tables.len() == 6, "nothing was changed by refusing");
     }
@@ -212,7 +212,7 @@ fn short_of_space_nothing_is_taken_in_and_acks_give_it_back() {
     let path = tmpfs.0.path().join("store");
     let mut store = RocksStore::open(&path, limits.clone(), INCARNATION).unwrap();
     let now = at(1);
-    assert_eq!(store.apply(now, &[create(1, 2)]), [Done]);
+    assert_eq!(store.apply(now, &[create(1, 2)]), [Created]);
     let mut first = 1;
     let mut next = 1;
     for _ in 0..3 {
@@ -243,7 +243,7 @@ fn a_disk_that_is_really_full_loses_nothing_and_the_store_goes_on() {
     let path = tmpfs.0.path().join("store");
     let mut store = RocksStore::open(&path, limits.clone(), INCARNATION).unwrap();
     let mut now = at(1);
-    assert_eq!(store.apply(now, &[create(1, 2)]), [Done]);
+    assert_eq!(store.apply(now, &[create(1, 2)]), [Created]);
     let mut next = 1;
     for round in 0..3 {
         // Each round fills another kind of file first: the log, a memtable on its way to a table, a compaction.

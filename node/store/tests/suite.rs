@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use posta_protocol::params;
 use posta_protocol::registry::answer;
-use posta_store::Outcome::{Blob, Done, Empty, Refused, Repeated};
+use posta_store::Outcome::{Blob, Created, Done, Empty, Refused, Repeated};
 use posta_store::Refusal::{BadCapability, Conflict, Expired, Full, Gone, NoSpace, OutOfWindow, Taken};
 use posta_store::{Limits, MAX_SEQUENCE_AHEAD, Outcome, QueueOp, Refusal};
 
@@ -42,7 +42,7 @@ fn a_message_goes_in_is_read_and_acknowledged() {
             ],
         );
         let expected = [
-            Done,
+            Created,
             accepted(1, 1),
             accepted(1, 2),
             message(1, "one", 1),
@@ -121,7 +121,7 @@ fn repeated_sends_in_any_order_store_each_message_once() {
 #[test]
 fn creating_is_idempotent_and_conflicts_are_named() {
     each(&limits(), |rig| {
-        assert_eq!(rig.one(1, create(1, 2)), Done);
+        assert_eq!(rig.one(1, create(1, 2)), Created);
         assert_eq!(rig.one(1, create(1, 2)), Done);
         assert_eq!(rig.one(1, create(1, 3)), Refused(Conflict));
         assert_eq!(rig.one(1, create(4, 2)), Refused(Conflict));
@@ -160,6 +160,12 @@ fn unknown_and_wrong_capabilities_look_the_same() {
             send(9, 1, "x"),
             read(2, 0),
             read(9, 0),
+            info(2),
+            info(9),
+            suspend(9),
+            resume(9),
+            extend(9),
+            contact_send(9, 1, "x"),
             ack(2, 1),
             delete(2),
             delete(9),
@@ -193,7 +199,7 @@ fn a_deleted_queue_is_gone_until_its_life_would_have_ended() {
         rig.sweep(16);
         assert_eq!(rig.one(16, delete(1)), Refused(BadCapability));
         assert_eq!(rig.one(16, send(3, 1, "x")), Refused(BadCapability));
-        assert_eq!(rig.one(16, create(1, 2)), Done);
+        assert_eq!(rig.one(16, create(1, 2)), Created);
         assert_eq!(rig.one(16, read(1, 0)), Empty, "nothing of the old queue came back");
         assert_eq!(rig.one(16, send(2, 1, "new")), accepted(1, 1));
     });
@@ -207,7 +213,7 @@ fn quotas_give_named_answers_and_acks_make_room() {
     each(&limits, |rig| {
         assert_eq!(
             rig.store.apply(at(1), &[create(1, 11), create(2, 12), create(3, 13), create(1, 11)]),
-            [Done, Done, Refused(NoSpace), Done]
+            [Created, Created, Refused(NoSpace), Done]
         );
         for n in 1..=3 {
             assert_eq!(rig.one(1, send(11, n, &long)), accepted(1, n));
@@ -281,7 +287,7 @@ fn a_queue_lives_as_long_as_it_is_used() {
         rig.sweep(12);
         assert_eq!(rig.one(12, read(3, 0)), Refused(BadCapability));
         assert_eq!(rig.one(12, send(13, 2, "x")), Refused(BadCapability));
-        assert_eq!(rig.one(12, create(3, 13)), Done);
+        assert_eq!(rig.one(12, create(3, 13)), Created);
         assert_eq!(rig.one(12, read(3, 0)), Empty);
         rig.sweep(20);
         assert_eq!(rig.one(20, read(2, 0)), message(1, "y", 0));
@@ -394,10 +400,12 @@ fn refusals_have_the_registrys_numbers() {
 #[test]
 fn debug_output_holds_no_id_key_or_body() {
     let ops = [create(200, 201), secure(200, 201), send(200, 1, "\u{7f}text"), read(200, 0), ack(200, 1), delete(200)];
+    let reader = [info(200), suspend(200), resume(200), extend(200), contact_send(200, 201, "\u{7f}text")];
     let more = [blob_put(200, 201, true, 1, "\u{7f}text"), blob_get(200, 201), blob_delete(200)];
     let outcomes =
         [accepted(200, 1), message(1, "\u{7f}text", 0), Repeated { queue: queue(200) }, blob_of("\u{7f}text")];
-    let said = format!("{ops:?} {more:?} {outcomes:?}");
+    let kinds = [stored(200, 1, 2), had(200, 1, 2)];
+    let said = format!("{ops:?} {reader:?} {more:?} {outcomes:?} {kinds:?}");
     for forbidden in ["200", "201", "c8", "c9", "text", "127"] {
         assert!(!said.contains(forbidden), "{said} has {forbidden}");
     }

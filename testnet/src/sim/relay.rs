@@ -60,6 +60,7 @@ pub(super) struct RelayNode {
     peeler: Peeler,
     /// Survives: the disk.
     store: MemoryStore,
+    admission: Admission,
     seed: ChaCha20Rng,
     carried_before: u64,
     pub(super) timer: Option<Mono>,
@@ -84,6 +85,7 @@ impl RelayNode {
         relay: SimRelay,
         directory: &Directory,
         documents: &Documents,
+        admission: &Admission,
         now: Now,
         rng: &mut ChaCha20Rng,
     ) -> Result<Self, Broken> {
@@ -101,6 +103,7 @@ impl RelayNode {
             process: None,
             peeler: Peeler::new(ring(&relay.id, directory, &documents.consensus, now.wall)?, shard),
             store: MemoryStore::new(Limits { min_free_bytes: 0, ..Limits::default() }, incarnation),
+            admission: admission.clone(),
             seed,
             carried_before: 0,
             timer: None,
@@ -116,7 +119,7 @@ impl RelayNode {
             relay: self.id,
             geometry: consensus.geometry(),
             incarnation: self.store.incarnation(),
-            admission: Admission::Open,
+            admission: self.admission.clone(),
             bounds: Bounds::default(),
         };
         let mut core = Relay::new(settings, Box::new(rng));

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use posta_client::session::event::{Action as ClientAction, ClientEvent, Event as ClientInput, MessageState, Warning};
+use posta_client::session::event::{
+    Action as ClientAction, ClientEvent, Event as ClientInput, JoinFailure, MessageState, Warning,
+};
 use posta_node::relay::{Action, ClientLink, Source};
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
@@ -256,6 +258,7 @@ impl World<'_> {
             ClientEvent::Invitation { link, .. } => self.after(self.options.join_after, Happening::Join(link)),
             ClientEvent::Warning(Warning::QueueLost { .. }) => self.queues_lost += 1,
             ClientEvent::JoinFailed { reason, .. } => self.join_failed = Some(reason),
+            ClientEvent::InviteFailed { reason, .. } => self.join_failed = Some(JoinFailure::NotAdmitted(reason)),
             ClientEvent::Connected { .. } => {
                 self.connected += 1;
                 if self.connected == 2 {

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::command::ReaderCapability;
 use posta_protocol::end_to_end::{EndToEnd, QueueKey};
 use posta_protocol::ids::{KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now};
 use posta_protocol::secret::Secret;
 
+use super::admission::Search;
 use crate::session::core::Core;
 use crate::session::request::RequestId;
 
@@ -21,7 +23,14 @@ pub(super) struct InQueue {
     pub(super) invited: Secret<32>,
     pub(super) key: Secret<32>,
     pub(super) seal: Box<dyn EndToEnd>,
+    pub(super) kind: QueueKind,
     pub(super) create: Option<RequestId>,
+    /// What the relay is shown.
+    pub(super) proof: Proof,
+    /// The puzzle that it asks for.
+    pub(super) search: Option<Search>,
+    /// How many puzzles it has asked for.
+    pub(super) puzzles: u8,
     pub(super) ready: bool,
     pub(super) lost: bool,
     /// Everything up to here is handed on.
@@ -61,7 +70,11 @@ impl InQueue {
             invited: Secret::random(&mut core.rng),
             seal: Box::new(QueueKey::new(&key)),
             key,
+            kind: QueueKind::Plain,
             create: None,
+            proof: Proof::Nothing,
+            search: None,
+            puzzles: 0,
             ready: false,
             lost: false,
             cursor: 0,

@@ -2,7 +2,8 @@
 
 use core::ops::ControlFlow;
 
-use posta_protocol::ids::{QueueId, WriterId};
+use posta_protocol::admission::QueueKind;
+use posta_protocol::ids::{MessageId, QueueId, WriterId};
 
 use super::{Mode, Session};
 use crate::batch::{Backing, Stop};
@@ -42,6 +43,23 @@ impl<B: Backing> Session<'_, B> {
         bytes.map(|bytes| bytes.try_into().map(QueueId).map_err(|_| Stop::Broken)).transpose()
     }
 
+    /// The queue that this is the writer's capability of; see the engine's page on lookups.
+    fn written_by(&self, writer: &WriterId) -> Result<(QueueId, Option<QueueRecord>), Stop> {
+        let known = self.queue_of(writer)?;
+        let queue = known.unwrap_or(QueueId(writer.0));
+        let record = self.queue(&queue)?;
+        if known.is_none() { Err(Refusal::BadCapability.into()) } else { Ok((queue, record)) }
+    }
+
+    /// The queue that may be written to by this capability, and can still be used.
+    fn writable(&self, writer: &WriterId) -> Result<(QueueId, QueueRecord), Stop> {
+        let (queue, record) = self.written_by(writer)?;
+        if record.as_ref().is_some_and(|record| record.writer != *writer) {
+            return Err(Refusal::BadCapability.into()); // The invited one, after the queue was secured.
+        }
+        Ok((queue, self.alive(record)?))
+    }
+
     pub(super) fn set_queue(&mut self, queue: &QueueId, record: &QueueRecord) {
         self.set(Table::Queues, queue.0.to_vec(), record.encode());
     }
@@ -52,7 +70,7 @@ impl<B: Backing> Session<'_, B> {
     }
 
     /// The record of a queue that can still be used.
-    fn alive(&self, record: Option<QueueRecord>) -> Result<QueueRecord, Stop> {
+    pub(super) fn alive(&self, record: Option<QueueRecord>) -> Result<QueueRecord, Stop> {
         let record = record.ok_or(Refusal::BadCapability)?;
         if record.deleted {
             Err(Refusal::Gone.into())
@@ -64,16 +82,16 @@ impl<B: Backing> Session<'_, B> {
     }
 
     /// Notes that a queue was used by something that changes nothing else.
-    fn touch(&mut self, queue: &QueueId, record: &mut QueueRecord) {
+    pub(super) fn touch(&mut self, queue: &QueueId, record: &mut QueueRecord) {
         if self.mode != Mode::ReadOnly && record.touch(self.hour) {
             self.batch.set_unconfirmed(Table::Queues, queue.0.to_vec(), Some(record.encode()));
         }
     }
 
-    pub(super) fn create(&mut self, queue: &QueueId, writer: &WriterId) -> Result<Outcome, Stop> {
+    pub(super) fn create(&mut self, queue: &QueueId, writer: &WriterId, kind: QueueKind) -> Result<Outcome, Stop> {
         if let Some(record) = self.queue(queue)? {
             let mut record = self.alive(Some(record))?;
-            if record.first_writer() != *writer {
+            if record.first_writer() != *writer || record.kind != kind {
                 return Err(Refusal::Conflict.into());
             }
             self.touch(queue, &mut record);
@@ -89,24 +107,29 @@ impl<B: Backing> Session<'_, B> {
         totals.queues += 1;
         self.set_totals(totals);
         self.set(Table::Index, keys::writer(writer), queue.0.to_vec());
-        self.set_queue(queue, &QueueRecord::new(*writer, self.hour));
+        self.set_queue(queue, &QueueRecord::new(*writer, kind, self.hour));
         self.file(self.queue_end(self.hour), Due::Queue(*queue));
-        Ok(Outcome::Done)
+        Ok(Outcome::Created)
     }
 
     pub(super) fn secure(&mut self, invited: &WriterId, writer: &WriterId) -> Result<Outcome, Stop> {
-        let queue = self.queue_of(invited)?.ok_or(Refusal::BadCapability)?;
-        let record = self.queue(&queue)?;
+        let (queue, record) = self.written_by(invited)?;
         if record.as_ref().is_some_and(|record| record.first_writer() != *invited) {
             return Err(Refusal::BadCapability.into()); // The writer's own capability invites no one.
         }
         let mut record = self.alive(record)?;
+        if record.kind == QueueKind::Contact {
+            return Err(Refusal::Conflict.into());
+        }
         if record.invited.is_some() {
             if record.writer != *writer {
                 return Err(Refusal::Taken.into());
             }
             self.touch(&queue, &mut record);
             return Ok(Outcome::Done);
+        }
+        if record.suspended {
+            return Err(Refusal::Suspended.into());
         }
         if self.queue_of(writer)?.is_some() {
             return Err(Refusal::Conflict.into());
@@ -121,45 +144,95 @@ impl<B: Backing> Session<'_, B> {
 
     pub(super) fn send(&mut self, writer: &WriterId, sequence: u64, body: &[u8]) -> Result<Outcome, Stop> {
         self.fits(body)?;
-        let queue = self.queue_of(writer)?.ok_or(Refusal::BadCapability)?;
-        let record = self.queue(&queue)?;
-        if record.as_ref().is_some_and(|record| record.writer != *writer) {
-            return Err(Refusal::BadCapability.into()); // The invited one, after the queue was secured.
+        let (queue, mut record) = self.writable(writer)?;
+        if record.kind == QueueKind::Contact {
+            return Err(Refusal::Conflict.into());
         }
-        let mut record = self.alive(record)?;
-        match record.judge(sequence) {
-            Numbered::OutOfWindow => Err(Refusal::OutOfWindow.into()),
+        let new = match record.judge(sequence) {
+            Numbered::OutOfWindow => return Err(Refusal::OutOfWindow.into()),
             Numbered::Accepted => {
-                if let Some(held) = self.batch.get(Table::Messages, keys::message(&queue, sequence))? {
-                    let (end, held) = split_message(&held).ok_or(Stop::Broken)?;
-                    // One that has ended is as good as erased, whether the sweep has come by or not.
-                    if self.hour < end && held != body {
-                        return Err(Refusal::Conflict.into());
-                    }
-                }
-                self.touch(&queue, &mut record);
-                Ok(Outcome::Repeated { queue })
+                self.repeat(&queue, &mut record, sequence, body)?;
+                false
             }
             Numbered::New => {
-                if record.held >= self.limits.queue_quota {
-                    return Err(Refusal::Full.into());
-                }
-                self.take_room(body.len() as u64 + ENTRY_OVERHEAD)?;
-                let end = end_hour(self.hour, self.limits.message_ttl);
+                self.has_room(&record)?;
                 record.accept(sequence);
-                record.touch(self.hour);
-                if record.filed != end {
-                    record.filed = end;
-                    self.file(end, Due::Messages(queue));
-                }
-                let mut value = Vec::with_capacity(4 + body.len());
-                value.extend_from_slice(&end.to_le_bytes());
-                value.extend_from_slice(body);
-                self.set(Table::Messages, keys::message(&queue, sequence), value);
-                self.set_queue(&queue, &record);
-                Ok(Outcome::Accepted { queue, sequence })
+                self.keep(&queue, &mut record, sequence, body)?;
+                true
+            }
+        };
+        Ok(match record.kind {
+            QueueKind::Bulk => Outcome::Stored { queue, new, through: record.through(), room: self.room(&record) },
+            _ if new => Outcome::Accepted { queue, sequence },
+            _ => Outcome::Repeated { queue },
+        })
+    }
+
+    pub(super) fn contact_send(
+        &mut self,
+        writer: &WriterId,
+        message: &MessageId,
+        body: &[u8],
+    ) -> Result<Outcome, Stop> {
+        self.fits(body)?;
+        let (queue, mut record) = self.writable(writer)?;
+        if record.kind != QueueKind::Contact {
+            return Err(Refusal::Conflict.into());
+        }
+        if let Some(sequence) = record.number_of(message) {
+            self.repeat(&queue, &mut record, sequence, body)?;
+            return Ok(Outcome::Repeated { queue });
+        }
+        self.has_room(&record)?;
+        let sequence = record.accept_contact(*message);
+        self.keep(&queue, &mut record, sequence, body)?;
+        Ok(Outcome::Accepted { queue, sequence })
+    }
+
+    /// Messages that fit into a queue besides those it holds.
+    pub(super) const fn room(&self, record: &QueueRecord) -> u32 {
+        self.limits.quota(record.kind).saturating_sub(record.held)
+    }
+
+    /// Whether a queue takes another message.
+    fn has_room(&self, record: &QueueRecord) -> Result<(), Stop> {
+        if record.suspended {
+            Err(Refusal::Suspended.into())
+        } else if self.room(record) == 0 {
+            Err(Refusal::Full.into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A message that was accepted comes again.
+    fn repeat(&mut self, queue: &QueueId, record: &mut QueueRecord, sequence: u64, body: &[u8]) -> Result<(), Stop> {
+        if let Some(held) = self.batch.get(Table::Messages, keys::message(queue, sequence))? {
+            let (end, held) = split_message(&held).ok_or(Stop::Broken)?;
+            // One that has ended is as good as erased, whether the sweep has come by or not.
+            if self.hour < end && held != body {
+                return Err(Refusal::Conflict.into());
             }
         }
+        self.touch(queue, record);
+        Ok(())
+    }
+
+    /// Stores a message that the record has accepted, and the record.
+    fn keep(&mut self, queue: &QueueId, record: &mut QueueRecord, sequence: u64, body: &[u8]) -> Result<(), Stop> {
+        self.take_room(body.len() as u64 + ENTRY_OVERHEAD)?;
+        let end = end_hour(self.hour, self.limits.ttl(record.kind));
+        record.touch(self.hour);
+        if record.filed != end {
+            record.filed = end;
+            self.file(end, Due::Messages(*queue));
+        }
+        let mut value = Vec::with_capacity(4 + body.len());
+        value.extend_from_slice(&end.to_le_bytes());
+        value.extend_from_slice(body);
+        self.set(Table::Messages, keys::message(queue, sequence), value);
+        self.set_queue(queue, record);
+        Ok(())
     }
 
     pub(super) fn read(&mut self, queue: &QueueId, after: u64, skip: &[u64]) -> Result<Outcome, Stop> {

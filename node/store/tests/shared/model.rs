@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use posta_protocol::ids::{BlobId, QueueId, WriterId};
-use posta_store::Outcome::{Done, Empty, Refused, Repeated};
-use posta_store::Refusal::{BadCapability, Conflict, Expired, Full, Gone, NoSpace, OutOfWindow, Taken};
+use posta_protocol::admission::QueueKind;
+use posta_protocol::answer::Info;
+use posta_protocol::ids::{BlobId, MessageId, QueueId, WriterId};
+use posta_store::Outcome::{Created, Done, Empty, Refused, Repeated};
+use posta_store::Refusal::{BadCapability, Conflict, Expired, Full, Gone, NoSpace, OutOfWindow, Suspended, Taken};
 use posta_store::{Limits, MAX_SEQUENCE_AHEAD, Outcome, QueueOp, Refusal};
 
 struct Queue {
+    kind: QueueKind,
+    suspended: bool,
     writer: WriterId,
     secured: Option<WriterId>,
     deleted: bool,
@@ -15,6 +19,18 @@ struct Queue {
     accepted: BTreeSet<u64>,
     acked: u64,
     held: BTreeMap<u64, (u32, Box<[u8]>)>,
+    /// Every message's id, of a contact queue.
+    ids: Vec<MessageId>,
+}
+
+impl Queue {
+    fn highest(&self) -> u64 {
+        self.accepted.last().copied().unwrap_or(0)
+    }
+
+    fn through(&self) -> u64 {
+        (self.acked + 1..).take_while(|n| self.accepted.contains(n)).last().unwrap_or(self.acked)
+    }
 }
 
 struct Blob {
@@ -44,9 +60,30 @@ impl Model {
 
     pub fn apply(&mut self, hour: u32, op: &QueueOp) -> Outcome {
         match op {
-            QueueOp::Create { queue, writer } => self.create(hour, *queue, *writer),
+            QueueOp::Create { queue, writer, kind } => self.create(hour, *queue, *writer, *kind),
             QueueOp::Secure { invited, writer } => self.secure(hour, *invited, *writer),
-            QueueOp::Send { writer, sequence, body } => self.send(hour, *writer, *sequence, body),
+            QueueOp::Send { writer, sequence, body } => self.send(hour, *writer, Err(*sequence), body),
+            QueueOp::ContactSend { writer, message, body } => self.send(hour, *writer, Ok(*message), body),
+            QueueOp::Info { queue } => {
+                let (ttl, quota) = (hours(self.limits.queue_ttl), self.quotas());
+                self.use_queue(hour, *queue).map(|q| {
+                    Outcome::Info(Info {
+                        kind: q.kind,
+                        secured: q.secured.is_some(),
+                        suspended: q.suspended,
+                        held: q.held.len() as u32,
+                        room: quota(q.kind) - q.held.len() as u32,
+                        highest: q.highest(),
+                        acked: q.acked,
+                        hours: q.used + ttl + 1 - hour,
+                    })
+                })
+            }
+            QueueOp::Suspend { queue } | QueueOp::Resume { queue } => self.use_queue(hour, *queue).map(|q| {
+                q.suspended = matches!(op, QueueOp::Suspend { .. });
+                Done
+            }),
+            QueueOp::Extend { queue } => self.use_queue(hour, *queue).map(|_| Done),
             QueueOp::Read { queue, after, skip } => self.use_queue(hour, *queue).map(|q| {
                 let mut held = q.held.iter().filter(|(n, (end, _))| *n > after && !skip.contains(n) && hour < *end);
                 held.next().map_or(Empty, |(n, (_, body))| Outcome::Message {
@@ -56,7 +93,7 @@ impl Model {
                 })
             }),
             QueueOp::Ack { queue, up_to } => self.use_queue(hour, *queue).map(|q| {
-                q.acked = q.acked.max((*up_to).min(q.accepted.last().copied().unwrap_or(0)));
+                q.acked = q.acked.max((*up_to).min(q.highest()));
                 let acked = q.acked;
                 q.held.retain(|n, _| *n > acked);
                 Done
@@ -105,6 +142,15 @@ impl Model {
         self.blobs.retain(|_, b| hour < b.end);
     }
 
+    fn quotas(&self) -> impl Fn(QueueKind) -> u32 + use<> {
+        let (plain, contact, bulk) = (self.limits.queue_quota, self.limits.contact_quota, self.limits.bulk_quota);
+        move |kind| match kind {
+            QueueKind::Plain => plain,
+            QueueKind::Contact => contact,
+            QueueKind::Bulk => bulk,
+        }
+    }
+
     fn bytes(&self) -> usize {
         let messages = self.queues.values().flat_map(|q| q.held.values().map(|(_, body)| body.len() + 128));
         let blobs = self.blobs.values().filter(|b| !b.deleted).map(|b| b.asked.2.len() + 128);
@@ -127,9 +173,9 @@ impl Model {
         Ok(q)
     }
 
-    fn create(&mut self, hour: u32, queue: QueueId, writer: WriterId) -> Answer {
+    fn create(&mut self, hour: u32, queue: QueueId, writer: WriterId, kind: QueueKind) -> Answer {
         if let Some(q) = self.queues.get(&queue) {
-            let same = q.writer == writer;
+            let same = q.writer == writer && q.kind == kind;
             let used = q.used;
             let outcome = self.use_queue(hour, queue).map(|_| ());
             if outcome.is_ok() && !same {
@@ -143,10 +189,11 @@ impl Model {
         } else if self.queues.len() as u64 >= self.limits.max_queues {
             return Err(NoSpace);
         }
-        let (accepted, held) = (BTreeSet::new(), BTreeMap::new());
-        let q = Queue { writer, secured: None, deleted: false, used: hour, accepted, acked: 0, held };
+        let (accepted, held, ids) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+        let (secured, deleted, suspended, used) = (None, false, false, hour);
+        let q = Queue { kind, suspended, writer, secured, deleted, used, accepted, acked: 0, held, ids };
         self.queues.insert(queue, q);
-        Ok(Done)
+        Ok(Created)
     }
 
     fn secure(&mut self, hour: u32, invited: WriterId, writer: WriterId) -> Answer {
@@ -155,8 +202,10 @@ impl Model {
         let in_use = self.owner(writer).is_some();
         let q = self.use_queue(hour, queue)?;
         let refusal = match q.secured {
+            _ if q.kind == QueueKind::Contact => Conflict,
             Some(other) if other == writer => return Ok(Done),
             Some(_) => Taken,
+            None if q.suspended => Suspended,
             None if in_use => Conflict,
             None => {
                 q.secured = Some(writer);
@@ -167,7 +216,8 @@ impl Model {
         Err(refusal)
     }
 
-    fn send(&mut self, hour: u32, writer: WriterId, sequence: u64, body: &[u8]) -> Answer {
+    /// `named`: the id that a contact's message has, or else its number.
+    fn send(&mut self, hour: u32, writer: WriterId, named: Result<MessageId, u64>, body: &[u8]) -> Answer {
         if body.len() > self.limits.max_body {
             return Err(NoSpace);
         }
@@ -176,27 +226,47 @@ impl Model {
         if record.secured.as_ref().unwrap_or(&record.writer) != &writer {
             return Err(BadCapability);
         }
-        let (limits, bytes, used) = (self.limits.clone(), self.bytes(), self.queues[&queue].used);
+        let quota = self.quotas()(record.kind);
+        let (limits, bytes, used) = (self.limits.clone(), self.bytes(), record.used);
         let q = self.use_queue(hour, queue)?;
-        let highest = q.accepted.last().copied().unwrap_or(0);
-        let known = q.accepted.contains(&sequence);
-        let refusal = if sequence == 0 || sequence + 64 <= highest || sequence > highest + MAX_SEQUENCE_AHEAD {
+        let (highest, through) = (q.highest(), q.through());
+        // A contact queue's messages have the numbers in the order of their ids.
+        let sequence = named.map_or_else(
+            |number| number,
+            |id| match q.ids.iter().rev().take(64).position(|other| *other == id) {
+                Some(back) => highest - back as u64,
+                None => highest + 1,
+            },
+        );
+        let last = if q.kind == QueueKind::Bulk { through + 64 } else { highest + MAX_SEQUENCE_AHEAD };
+        let answer = |q: &Queue, new| match q.kind {
+            QueueKind::Bulk => Outcome::Stored { queue, new, through: q.through(), room: quota - q.held.len() as u32 },
+            _ if new => Outcome::Accepted { queue, sequence },
+            _ => Repeated { queue },
+        };
+        let refusal = if (q.kind == QueueKind::Contact) != named.is_ok() {
+            Conflict
+        } else if sequence == 0 || sequence + 64 <= highest || sequence > last {
             OutOfWindow
-        } else if known {
+        } else if q.accepted.contains(&sequence) {
             match q.held.get(&sequence) {
                 Some((end, held)) if hour < *end && **held != *body => Conflict,
-                _ => return Ok(Repeated { queue }),
+                _ => return Ok(answer(q, false)),
             }
         } else if sequence <= q.acked {
             OutOfWindow
-        } else if q.held.len() as u32 >= limits.queue_quota {
+        } else if q.suspended {
+            Suspended
+        } else if q.held.len() as u32 >= quota {
             Full
         } else if (bytes + body.len() + 128) as u64 > limits.disk_quota_bytes {
             NoSpace
         } else {
+            let ttl = if q.kind == QueueKind::Bulk { limits.bulk_ttl } else { limits.message_ttl };
             q.accepted.insert(sequence);
-            q.held.insert(sequence, (hour + hours(limits.message_ttl) + 1, body.into()));
-            return Ok(Outcome::Accepted { queue, sequence });
+            q.ids.extend(named.ok());
+            q.held.insert(sequence, (hour + hours(ttl) + 1, body.into()));
+            return Ok(answer(q, true));
         };
         q.used = used;
         Err(refusal)

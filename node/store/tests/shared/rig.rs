@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use posta_protocol::ids::{BlobId, Incarnation, QueueId, WriterId};
+use posta_protocol::admission::QueueKind;
+use posta_protocol::ids::{BlobId, Incarnation, MessageId, QueueId, WriterId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_store::{Limits, MemoryStore, Outcome, QueueOp, QueueStore, RocksStore};
 use tempfile::TempDir;
@@ -30,7 +31,11 @@ pub fn blob(n: u8) -> BlobId {
 }
 
 pub fn create(q: u8, w: u8) -> QueueOp {
-    QueueOp::Create { queue: queue(q), writer: writer(w) }
+    create_as(QueueKind::Plain, q, w)
+}
+
+pub fn create_as(kind: QueueKind, q: u8, w: u8) -> QueueOp {
+    QueueOp::Create { queue: queue(q), writer: writer(w), kind }
 }
 
 pub fn secure(invited: u8, w: u8) -> QueueOp {
@@ -39,6 +44,26 @@ pub fn secure(invited: u8, w: u8) -> QueueOp {
 
 pub fn send(w: u8, sequence: u64, text: &str) -> QueueOp {
     QueueOp::Send { writer: writer(w), sequence, body: text.as_bytes().into() }
+}
+
+pub fn contact_send(w: u8, message: u8, text: &str) -> QueueOp {
+    QueueOp::ContactSend { writer: writer(w), message: MessageId([message; 16]), body: text.as_bytes().into() }
+}
+
+pub fn info(q: u8) -> QueueOp {
+    QueueOp::Info { queue: queue(q) }
+}
+
+pub fn suspend(q: u8) -> QueueOp {
+    QueueOp::Suspend { queue: queue(q) }
+}
+
+pub fn resume(q: u8) -> QueueOp {
+    QueueOp::Resume { queue: queue(q) }
+}
+
+pub fn extend(q: u8) -> QueueOp {
+    QueueOp::Extend { queue: queue(q) }
 }
 
 pub fn read(q: u8, after: u64) -> QueueOp {
@@ -68,6 +93,16 @@ pub fn blob_delete(put: u8) -> QueueOp {
 
 pub fn accepted(q: u8, sequence: u64) -> Outcome {
     Outcome::Accepted { queue: queue(q), sequence }
+}
+
+/// A bulk queue's answer to a message that is new to it.
+pub fn stored(q: u8, through: u64, room: u32) -> Outcome {
+    Outcome::Stored { queue: queue(q), new: true, through, room }
+}
+
+/// And to one that it had.
+pub fn had(q: u8, through: u64, room: u32) -> Outcome {
+    Outcome::Stored { queue: queue(q), new: false, through, room }
 }
 
 pub fn message(sequence: u64, text: &str, left: u32) -> Outcome {
