@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use posta_protocol::command::BlobCapability;
 use posta_protocol::crypto::xwing::{KemPublicKey, KemSecretKey};
-use posta_protocol::crypto::{derive_into, keyed_hash, open, routing_keystream, seal, stream_xor};
+use posta_protocol::crypto::{derive_into, keyed_hash, open, seal};
 use posta_protocol::end_to_end::{EndToEnd, QueueAddress, QueueKey};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{InboxId, KeyEpoch, RelayId};
@@ -32,16 +32,14 @@ fn h(context: &'static str, material: &[u8]) -> [u8; 32] {
     kdf(context, material, 32).try_into().unwrap()
 }
 
-fn ctr(key: &[u8; 32], n: usize) -> Vec<u8> {
+fn stream(key: &[u8; 32], n: usize) -> Vec<u8> {
     let mut out = vec![0; n];
-    stream_xor(key, &mut out);
+    seal(key, [0; 12], &[], &mut out).unwrap();
     out
 }
 
-fn ctr2(key: &[u8; 32], n: usize) -> Vec<u8> {
-    let mut out = vec![0; n];
-    routing_keystream(key, &mut out);
-    out
+fn gmac(key: &[u8; 32], m: &[u8]) -> [u8; 16] {
+    seal(key, [0; 12], m, &mut []).unwrap()
 }
 
 fn xor(a: &[u8], b: &[u8]) -> Vec<u8> {
@@ -109,15 +107,20 @@ fn aad(geometry: &[u8; 32], ciphertext: &[u8]) -> Vec<u8> {
 
 /// Section 2.7.
 fn wide_block(key: &[u8; 32], block: &mut [u8], forward: bool) {
-    let k: Vec<[u8; 32]> =
-        kdf("posta v1 wide block rounds", key, 128).chunks(32).map(|k| k.try_into().unwrap()).collect();
-    for round in if forward { [0, 1, 2, 3] } else { [3, 2, 1, 0] } {
+    let keys = kdf("posta v1 wide block rounds", key, 192);
+    let [k1, u2, k2, k3, u4, k4] =
+        [0, 1, 2, 3, 4, 5].map(|i| <[u8; 32]>::try_from(&keys[32 * i..32 * i + 32]).unwrap());
+    for round in if forward { [1, 2, 3, 4] } else { [4, 3, 2, 1] } {
         let (left, right) = block.split_at_mut(32);
-        if round % 2 == 0 {
-            let stream = ctr(&keyed_hash(&k[round], left), right.len());
-            right.copy_from_slice(&xor(right, &stream));
-        } else {
-            left.copy_from_slice(&xor(left, &keyed_hash(&k[round], right)));
+        match round {
+            1 | 3 => {
+                let added = stream(&keyed_hash(if round == 1 { &k1 } else { &k3 }, left), right.len());
+                right.copy_from_slice(&xor(right, &added));
+            }
+            _ => {
+                let (u, k) = if round == 2 { (&u2, &k2) } else { (&u4, &k4) };
+                left.copy_from_slice(&xor(left, &keyed_hash(k, &gmac(u, right))));
+            }
         }
     }
 }
@@ -139,8 +142,8 @@ fn build_header(
     }
     let mut filler: Vec<u8> = Vec::new();
     for keys in &k[..k.len() - 1] {
-        filler = xor(&filler, tail(&ctr2(&keys.header, routing_len), filler.len()));
-        filler.extend(ctr(&keys.filler, SLOT));
+        filler = xor(&filler, tail(&stream(&keys.header, routing_len), filler.len()));
+        filler.extend(stream(&keys.filler, SLOT));
     }
     let (mut routing, mut tag) = (Vec::new(), Vec::new());
     for i in (0..path.len()).rev() {
@@ -155,7 +158,7 @@ fn build_header(
         block[..command.len()].copy_from_slice(&command);
         let mut plain = if i + 1 == path.len() {
             let random = draw(rng, routing_len - 64 - filler.len());
-            let end = xor(&filler, tail(&ctr2(&k[i].header, routing_len), filler.len()));
+            let end = xor(&filler, tail(&stream(&k[i].header, routing_len), filler.len()));
             [block, random, end].concat()
         } else {
             [block, tag, ct[i + 1].to_vec(), routing].concat()[..routing_len].to_vec()
@@ -181,7 +184,7 @@ fn peel_one((max_hops, payload): (usize, usize), relay: &Relay, packet: &mut Vec
     wide_block(&keys.payload, &mut body, false);
     let command = plain[..64].to_vec();
     *packet = if command[0] == 1 {
-        [&plain[80..SLOT], &plain[64..80], &plain[SLOT..], &ctr(&keys.filler, SLOT), &body].concat()
+        [&plain[80..SLOT], &plain[64..80], &plain[SLOT..], &stream(&keys.filler, SLOT), &body].concat()
     } else {
         [header, &body].concat()
     };
