@@ -12,9 +12,8 @@ use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{Hash, RelayId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::params::MAX_RELAYS;
+pub use posta_protocol::params::MAX_RELAYS_PER_ADDRESS;
 
-/// Relays that may share an address.
-pub const MAX_RELAYS_PER_ADDRESS: usize = 2;
 /// A relay's descriptor is replaced at most this often.
 pub const MIN_REPOST: Duration = Duration::from_millis(100);
 /// Descriptors verified in one second at most; more are refused with `busy`. Verifying one takes about 0.2 ms.

@@ -14,12 +14,10 @@ use posta_protocol::document::{
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::now::Wall;
+pub use posta_protocol::params::DESCRIPTOR_LIFETIME_EPOCHS;
 use posta_protocol::params::{CONSENSUS_LIFETIME_EPOCHS, KEY_EPOCHS_AHEAD, MAX_RELAYS};
 
 use crate::layers;
-
-/// A relay whose descriptor was published more epochs ago than this is left out.
-pub const DESCRIPTOR_LIFETIME_EPOCHS: u64 = 3;
 
 /// The votes that count, by authority.
 pub type Counted<'a> = BTreeMap<AuthorityId, &'a Vote>;

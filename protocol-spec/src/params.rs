@@ -50,10 +50,19 @@ pub const SEQUENCE_WINDOW: u64 = 64;
 pub const DEFAULT_CONTACT_QUOTA: u32 = 32;
 /// Messages that a bulk queue holds by default: 512 boxes are about 5.6 MB of a file.
 pub const DEFAULT_BULK_QUOTA: u32 = 512;
+/// How far ahead of the highest accepted number a message may be. More is a writer gone wrong; it would push every
+/// other number out of the window.
+pub const MAX_SEQUENCE_AHEAD: u64 = 1 << 20;
+/// Longest mean time between two replies that a reader can ask for; more counts as this.
+pub const MAX_PACE: Duration = Duration::from_secs(600);
+/// A message sent to its reader and not acknowledged is sent again when a reply block is there after this time.
+pub const RESEND_AFTER: Duration = Duration::from_secs(10);
 /// Ids of its latest messages that a contact queue remembers, so that one sent again isn't stored twice.
 pub const CONTACT_WINDOW: usize = 64;
 /// A message not fetched within this time is erased.
 pub const DEFAULT_MESSAGE_TTL: Duration = Duration::from_secs(21 * 24 * 3600);
+/// Shortest life of messages that a relay may be set to, unless the consensus sets it: a day.
+pub const DEFAULT_MESSAGE_TTL_MIN: Duration = Duration::from_secs(24 * 3600);
 /// A bulk queue's message not fetched within this time is erased: 3 days.
 pub const DEFAULT_BULK_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
 /// A queue not used within this time is erased.
@@ -81,6 +90,27 @@ pub const PUZZLE_SEED_LIFE: Duration = Duration::from_secs(3600);
 pub const BOX_NONCE_LEN: usize = 12;
 /// What fits one sealed box: the box less nonce, tag and a length.
 pub const BOX_CONTENT_LEN: usize = BOX_LEN - BOX_NONCE_LEN - TAG_LEN - 4;
+/// Queues of each direction of a contact, on relays of different operators.
+pub const QUEUES_PER_DIRECTION: usize = 2;
+/// Boxes of one queue that its relay has not confirmed, at most: well within [`SEQUENCE_WINDOW`].
+pub const SEND_WINDOW: u64 = 32;
+/// Messages that came ahead of a missing one and wait for it; beyond, they stay at the relay.
+pub const REORDER_WINDOW: u64 = 256;
+/// Edges that a client samples, of which it uses one, or two.
+pub const SAMPLED_GUARDS: usize = 3;
+/// Hours for which an invitation can be followed.
+pub const INVITATION_HOURS: u16 = 24;
+
+// ---- profiles --------------------------------------------------------------------------------------------------
+
+/// Mean delay at a hop in `mixed`, unless the consensus sets it.
+pub const DEFAULT_MIXED_HOP_DELAY: Duration = Duration::from_secs(1);
+/// Mean delay at a hop in `steady`, unless the consensus sets it.
+pub const DEFAULT_STEADY_HOP_DELAY: Duration = Duration::from_secs(1);
+/// Mean time between a client's scheduled packets in `mixed`, unless the consensus sets it.
+pub const DEFAULT_MIXED_SEND_INTERVAL: Duration = Duration::from_secs(10);
+/// Time between a client's scheduled packets in `steady`, unless the consensus sets it.
+pub const DEFAULT_STEADY_SEND_INTERVAL: Duration = Duration::from_secs(5);
 
 // ---- key epochs and time ---------------------------------------------------------------------------------------
 
@@ -90,10 +120,24 @@ pub const KEY_EPOCHS_AHEAD: u64 = 2;
 pub const DEFAULT_KEY_EPOCH: Duration = Duration::from_secs(6 * 3600);
 /// Default length of a directory epoch; the consensus sets it.
 pub const DEFAULT_EPOCH: Duration = Duration::from_secs(3600);
+/// Shortest epoch and key epoch that a consensus can set: guards divisions, and test networks stay above it.
+pub const MIN_EPOCH: Duration = Duration::from_millis(100);
+/// What is allowed at the ends of a key epoch for clocks and for packets under way is at most this part of it: a tenth.
+pub const KEY_EPOCH_MARGIN_DIVISOR: u64 = 10;
 /// How far a relay's clock may be off.
 pub const RELAY_CLOCK_SKEW: Duration = Duration::from_secs(120);
 /// Epochs for which a consensus stays valid after the one it is for.
 pub const CONSENSUS_LIFETIME_EPOCHS: u64 = 3;
+/// A relay whose descriptor was published more epochs ago than this is left out.
+pub const DESCRIPTOR_LIFETIME_EPOCHS: u64 = 3;
+/// The round for the next epoch begins when this part of the current one is left: a half.
+pub const VOTING_STARTS_DIVISOR: u64 = 2;
+/// A phase of a round takes this part of an epoch at most: the four of a round fit into its second half.
+pub const PHASE_DIVISOR: u64 = 8;
+/// And at most this.
+pub const MAX_PHASE: Duration = Duration::from_secs(60);
+/// Epochs ahead of its own clock for which an authority keeps others' messages.
+pub const ROUND_EPOCHS_AHEAD: u64 = 2;
 
 // ---- directory documents ---------------------------------------------------------------------------------------
 
@@ -103,6 +147,8 @@ pub const MAX_RELAYS: usize = 20_000;
 pub const MAX_AUTHORITIES: usize = 32;
 /// Addresses that a descriptor can carry for one port: IPv4 and IPv6, and a spare of each.
 pub const MAX_ADDRESSES: usize = 4;
+/// Relays that may share an address.
+pub const MAX_RELAYS_PER_ADDRESS: usize = 2;
 /// Longest descriptor: three mix keys of 1,216 bytes and some hundred bytes besides.
 pub const MAX_DESCRIPTOR_LEN: usize = 8 * 1024;
 /// Longest consensus without mix keys: 20,000 relays at about 200 bytes.
@@ -131,5 +177,29 @@ pub const MAX_DESCRIPTORS_AT_ONCE: usize = 128;
 
 /// Longest control frame on a link.
 pub const MAX_FRAME_LEN: usize = 256;
+/// Packet streams each way between relays: a loss on one holds up an eighth of the packets.
+pub const LINK_PACKET_STREAMS: usize = 8;
+/// Packet streams each way between client and relay: each costs memory that an idle client keeps.
+pub const CLIENT_PACKET_STREAMS: usize = 1;
+/// Requests that a peer may have open at once on a directory connection.
+pub const REQUESTS_AT_ONCE: u32 = 8;
+/// How long a new connection may take to become a link.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may take, from its first byte to the reply's last.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request or a reply may take to pass.
+pub const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Silence after which a relay counts as gone.
+pub const LINK_IDLE: Duration = Duration::from_secs(6);
+/// How often an otherwise silent link says that it lives: two may get lost.
+pub const LINK_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Silence after which a client, or its entry, counts as gone.
+pub const CLIENT_IDLE: Duration = Duration::from_secs(30);
+/// How often a silent client says that it lives; the entry doesn't, it has too many clients.
+pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Silence after which the other end of a directory connection counts as gone.
+pub const DIRECTORY_IDLE: Duration = Duration::from_secs(15);
+/// How often the dialler of a directory connection says that it lives, while it waits.
+pub const DIRECTORY_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(DEFAULT_PAYLOAD_LEN.is_multiple_of(16 * 1024));

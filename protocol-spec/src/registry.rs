@@ -147,6 +147,28 @@ numbers! {
 }
 
 numbers! {
+    /// First byte of each stream that a side of a link opens.
+    stream: u8 {
+        /// The hello, then control frames.
+        CONTROL = 1,
+        /// Packets.
+        PACKETS = 2,
+    }
+}
+
+numbers! {
+    /// Why a connection was closed, as QUIC's application error code.
+    close: u32 {
+        /// In order.
+        DONE = 0,
+        /// The peer broke the framing or sent too much.
+        BREACH = 1,
+        /// The hello names another version or geometry.
+        MISMATCH = 2,
+    }
+}
+
+numbers! {
     /// Requests to an authority.
     directory: u8 {
         /// Post a descriptor.
@@ -284,6 +306,8 @@ mod tests {
         assert!(distinct(super::queue::ALL), "queue");
         assert!(distinct(super::admission::ALL), "admission");
         assert!(distinct(super::frame::ALL), "frame");
+        assert!(distinct(super::stream::ALL), "stream");
+        assert!(distinct(super::close::ALL), "close");
         assert!(distinct(super::directory::ALL), "directory");
         assert!(distinct(super::directory_answer::ALL), "directory_answer");
         assert!(distinct(super::refusal::ALL), "refusal");

@@ -8,6 +8,7 @@ use posta_protocol::end_to_end::QueueAddress;
 use posta_protocol::ids::{RelayId, SurbId};
 use posta_protocol::invitation::{Link, Offer};
 use posta_protocol::now::{Mono, Now};
+pub use posta_protocol::params::INVITATION_HOURS;
 use posta_protocol::registry::answer as code;
 use posta_protocol::secret::Secret;
 
@@ -17,8 +18,6 @@ use super::incoming::{Incoming, Said};
 use super::outgoing::{Outgoing, Progress};
 use super::request::{Purpose, RequestId, Task};
 
-/// How long an invitation can be followed.
-pub const INVITATION_HOURS: u16 = 24;
 /// How long a client tries to reach either relay of a link.
 pub const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 /// Unanswered attempts to leave an invitation at a relay, after which it is left at another.

@@ -10,6 +10,7 @@ use posta_protocol::crypto::{self, context};
 use posta_protocol::document::Position;
 use posta_protocol::ids::{InboxId, KeyEpoch, RelayId};
 use posta_protocol::now::Mono;
+pub use posta_protocol::params::SAMPLED_GUARDS;
 use posta_protocol::secret::Secret;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -18,8 +19,6 @@ use rand_core::CryptoRng;
 use super::event::Action;
 use super::view::View;
 
-/// Edges that a client samples, of which it uses one, or two.
-pub const SAMPLED_GUARDS: usize = 3;
 /// How long a link may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long an entry may take to say that an inbox is attached.

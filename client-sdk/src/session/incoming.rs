@@ -15,6 +15,7 @@ use posta_protocol::end_to_end::{Content, Kind, QueueAddress};
 use posta_protocol::ids::{KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::params::{MAX_QUEUE_SURBS, MAX_SUBSCRIBE_SURBS};
+pub use posta_protocol::params::{QUEUES_PER_DIRECTION, REORDER_WINDOW};
 use posta_protocol::registry::answer as code;
 use rand::RngExt;
 
@@ -25,10 +26,6 @@ use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, NotAdmitted, Warning};
 use super::request::{Purpose, Task};
 
-/// Queues of each direction, on relays of different operators.
-pub const QUEUES_PER_DIRECTION: usize = 2;
-/// Messages that came ahead of a missing one and wait for it; beyond, they stay at the relay.
-pub const REORDER_WINDOW: u64 = 256;
 /// Reply blocks that an awaited queue has with its relay, at least.
 const KEEP_BLOCKS: usize = MAX_QUEUE_SURBS - MAX_SUBSCRIBE_SURBS + 1;
 /// Mean time between two polls of the subscribed queue while something happens.

@@ -10,6 +10,7 @@ use posta_protocol::command::{Command, WriterCapability};
 use posta_protocol::end_to_end::{Content, EndToEnd, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Mono, Now, Wall};
+pub use posta_protocol::params::SEND_WINDOW;
 use posta_protocol::params::SEQUENCE_WINDOW;
 use posta_protocol::registry::answer as code;
 
@@ -19,9 +20,6 @@ use super::request::{Purpose, RequestId, Task};
 
 /// Messages to one contact that are not delivered yet, at most; beyond, [`SendError::OutboxFull`].
 pub const OUTBOX: usize = 256;
-/// Boxes of one queue that its relay has not confirmed, at most. Well within the relay's window, in which it still
-/// tells numbers apart.
-pub const SEND_WINDOW: u64 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

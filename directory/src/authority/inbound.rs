@@ -5,10 +5,10 @@ use std::sync::Arc;
 use posta_protocol::document::{Refusal, Reply, Request, Signature, UnverifiedEcho, UnverifiedVote, Vote};
 use posta_protocol::ids::{AuthorityId, Epoch};
 use posta_protocol::now::Now;
+use posta_protocol::params::ROUND_EPOCHS_AHEAD;
 use rand_core::CryptoRng;
 
 use super::round::{Ballot, Key, Put, Round};
-use super::schedule::EPOCHS_AHEAD;
 use super::{Action, Authority};
 
 /// Rounds in which one authority can have its say before we are in them; bounds what it can make us hold.
@@ -55,7 +55,7 @@ impl<R: CryptoRng> Authority<R> {
             return Err(Refusal::Outdated);
         }
         let current = self.epoch_at(now.wall).0;
-        if epoch.0 + 1 < current || epoch.0 > current + EPOCHS_AHEAD { Err(Refusal::Round) } else { Ok(()) }
+        if epoch.0 + 1 < current || epoch.0 > current + ROUND_EPOCHS_AHEAD { Err(Refusal::Round) } else { Ok(()) }
     }
 
     /// The round that a message is for; made if need be, within the sender's bound.

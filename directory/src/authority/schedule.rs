@@ -5,17 +5,12 @@ use std::time::Duration;
 
 use posta_protocol::ids::{AuthorityId, Epoch};
 use posta_protocol::now::{Mono, Now, Wall};
+use posta_protocol::params::{MAX_PHASE, PHASE_DIVISOR, VOTING_STARTS_DIVISOR};
 use rand_core::CryptoRng;
 
 use super::Authority;
 use super::round::{Key, Phase};
 
-/// A round for the next epoch begins when this part of the current one is left: a half.
-const VOTING_STARTS_DIVISOR: u64 = 2;
-/// A phase takes an eighth of an epoch at most: the four of a round fit into its second half.
-const PHASE_DIVISOR: u64 = 8;
-/// And at most a minute.
-const MAX_PHASE: Duration = Duration::from_secs(60);
 /// At the start everyone waits: phases are shorter then, and this is also how long a vote of another authority waits for
 /// our own condition to hold.
 const BOOTSTRAP_PHASE: Duration = Duration::from_secs(2);
@@ -24,8 +19,6 @@ const SMALLEST_NETWORK: usize = 4;
 /// With fewer relays than were awaited, the start waits until none has come for so long: one that died meanwhile, or was
 /// never there, must not hold up all others for good.
 const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(3);
-/// Epochs ahead of our own clock for which messages are kept.
-pub(super) const EPOCHS_AHEAD: u64 = 2;
 
 impl<R: CryptoRng> Authority<R> {
     /// How long a phase waits for the last ones.

@@ -7,6 +7,7 @@ use posta_protocol::ids::{KeyEpoch, QueueId};
 use posta_protocol::now::Mono;
 use posta_protocol::onion::reply::ReplyBlock;
 use posta_protocol::params::MAX_QUEUE_SURBS;
+pub use posta_protocol::params::{MAX_PACE, RESEND_AFTER};
 use rand_core::CryptoRng;
 
 /// Queues with a subscription; then the one longest without an event is dropped.
@@ -15,10 +16,6 @@ pub const MAX_SUBSCRIPTIONS: usize = 65_536;
 pub const MAX_BLOCKS: usize = 65_536;
 /// Messages of a queue that were sent and not yet acknowledged; then the oldest counts as not sent.
 pub const MAX_IN_FLIGHT: usize = 128;
-/// An unacknowledged message is sent again when a block is there after this time.
-pub const RESEND_AFTER: Duration = Duration::from_secs(10);
-/// Longest mean time between two replies that a reader can ask for.
-pub const MAX_PACE: Duration = Duration::from_secs(600);
 
 /// A `subscribe` whose queue exists.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use posta_protocol::document::{Consensus, Position, legal};
 use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::now::Wall;
-use posta_protocol::params::{MAX_HOP_DELAY, MAX_HOPS, RELAY_CLOCK_SKEW};
+use posta_protocol::params::{KEY_EPOCH_MARGIN_DIVISOR, MAX_HOP_DELAY, MAX_HOPS, RELAY_CLOCK_SKEW};
 
 /// Places by key epoch. The epoch that has just ended is kept, although the newest consensus has left it out: packets
 /// of it are still under way.
@@ -20,7 +20,7 @@ pub(crate) struct Layers {
 /// How far clocks may be off at the ends of a key epoch: [`RELAY_CLOCK_SKEW`], less in a test network of short ones.
 #[must_use]
 pub fn skew(key_epoch_ms: u64) -> Duration {
-    RELAY_CLOCK_SKEW.min(Duration::from_millis(key_epoch_ms / 10))
+    RELAY_CLOCK_SKEW.min(Duration::from_millis(key_epoch_ms / KEY_EPOCH_MARGIN_DIVISOR))
 }
 
 /// How long a key epoch's packets are accepted after its end: the longest path's delay and the clocks' difference, less
@@ -28,7 +28,7 @@ pub fn skew(key_epoch_ms: u64) -> Duration {
 #[must_use]
 pub fn grace(key_epoch_ms: u64) -> Duration {
     let longest = MAX_HOP_DELAY * u32::try_from(MAX_HOPS).unwrap_or(u32::MAX) + RELAY_CLOCK_SKEW;
-    longest.min(Duration::from_millis(key_epoch_ms / 10))
+    longest.min(Duration::from_millis(key_epoch_ms / KEY_EPOCH_MARGIN_DIVISOR))
 }
 
 impl Layers {

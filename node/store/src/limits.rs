@@ -4,10 +4,8 @@ use core::time::Duration;
 
 use posta_protocol::admission::QueueKind;
 use posta_protocol::params;
+pub use posta_protocol::params::MAX_SEQUENCE_AHEAD;
 
-/// How far ahead of the highest accepted number a message may be. More is a writer gone wrong; it would push every
-/// other number out of the window.
-pub const MAX_SEQUENCE_AHEAD: u64 = 1 << 20;
 /// What one stored message or blob counts besides its bytes: its keys, its expiry and RocksDB's own.
 pub(crate) const ENTRY_OVERHEAD: u64 = 128;
 

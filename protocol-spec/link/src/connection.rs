@@ -1,10 +1,10 @@
 //! A finished handshake, and the requests and replies of a directory connection.
 
 use std::fmt;
-use std::time::Duration;
 
 use posta_protocol::frame::Hello;
 use posta_protocol::ids::LinkPublicKey;
+pub use posta_protocol::params::{REQUEST_TIMEOUT, TRANSFER_TIMEOUT};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{ReadToEndError, RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
@@ -13,11 +13,6 @@ use crate::error::LinkError;
 use crate::link::{self, Link};
 use crate::tls::proved_key;
 use crate::transport::{Audience, CLOSE_BREACH, CLOSE_DONE, CLOSE_MISMATCH};
-
-/// How long a request may take, from its first byte to the reply's last.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a request or a reply may take to pass.
-pub const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection whose handshake is finished. A clone is another handle; when the last is dropped it closes.
 #[derive(Clone)]

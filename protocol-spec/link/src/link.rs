@@ -6,11 +6,11 @@
 mod receive;
 mod send;
 
-use std::time::Duration;
-
 use posta_protocol::error::Malformed;
 use posta_protocol::frame::{Frame, Hello};
 use posta_protocol::packet::Packet;
+pub use posta_protocol::params::HELLO_TIMEOUT;
+pub(crate) use posta_protocol::registry::stream::{CONTROL, PACKETS};
 use quinn::{RecvStream, SendStream};
 use tokio::time::timeout;
 
@@ -20,14 +20,6 @@ pub use self::send::{CLIENT_SEND_QUEUE, CONTROL_QUEUE, DRAIN_TIMEOUT, LINK_SEND_
 use crate::connection::Connection;
 use crate::error::LinkError;
 use crate::transport::Audience;
-
-/// How long a new connection may take to become a link.
-pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// First byte of a control stream.
-pub(crate) const CONTROL: u8 = 1;
-/// First byte of a packet stream.
-pub(crate) const PACKETS: u8 = 2;
 
 /// An open link.
 #[derive(Debug)]

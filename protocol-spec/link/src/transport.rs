@@ -5,6 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use posta_protocol::params::{
+    CLIENT_IDLE, CLIENT_KEEP_ALIVE, CLIENT_PACKET_STREAMS, DIRECTORY_IDLE, DIRECTORY_KEEP_ALIVE, LINK_IDLE,
+    LINK_KEEP_ALIVE, LINK_PACKET_STREAMS, REQUESTS_AT_ONCE,
+};
+use posta_protocol::registry::close;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{ConnectionId, ConnectionIdGenerator, IdleTimeout, Side, TransportConfig, VarInt};
 use rand::Rng;
@@ -21,26 +26,6 @@ pub enum Audience {
     /// Anyone to an authority or a mirror: the dialler's key is optional; requests and replies.
     Directory,
 }
-
-/// Packet streams each way between relays: a loss on one holds up an eighth of the packets.
-pub const LINK_PACKET_STREAMS: usize = 8;
-/// Packet streams each way between client and relay: each costs memory that an idle client keeps.
-pub const CLIENT_PACKET_STREAMS: usize = 1;
-/// Requests that a peer may have open at once on a directory connection.
-pub const REQUESTS_AT_ONCE: u32 = 8;
-
-/// Silence after which a relay counts as gone.
-pub const LINK_IDLE: Duration = Duration::from_secs(6);
-/// How often an otherwise silent link says that it lives: two may get lost.
-pub const LINK_KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Silence after which a client, or its entry, counts as gone.
-pub const CLIENT_IDLE: Duration = Duration::from_secs(30);
-/// How often a silent client says that it lives; the entry doesn't, it has too many clients.
-pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Silence after which the other end of a directory connection counts as gone.
-pub const DIRECTORY_IDLE: Duration = Duration::from_secs(15);
-/// How often the dialler of a directory connection says that it lives, while it waits.
-pub const DIRECTORY_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Bytes in flight to a relay: 1.5 MB is about the bandwidth-delay product of 200 Mbit/s over 60 ms. BBR would
 /// flood with more.
@@ -62,11 +47,11 @@ pub const CRYPTO_BUFFER: usize = 8 * 1024;
 const CONNECTION_ID_LEN: usize = 8;
 
 /// Closed in order.
-pub const CLOSE_DONE: VarInt = VarInt::from_u32(0);
+pub const CLOSE_DONE: VarInt = VarInt::from_u32(close::DONE);
 /// The peer broke the framing or sent too much.
-pub const CLOSE_BREACH: VarInt = VarInt::from_u32(1);
+pub const CLOSE_BREACH: VarInt = VarInt::from_u32(close::BREACH);
 /// The hello names another version or geometry.
-pub const CLOSE_MISMATCH: VarInt = VarInt::from_u32(2);
+pub const CLOSE_MISMATCH: VarInt = VarInt::from_u32(close::MISMATCH);
 
 impl Audience {
     /// The name in ALPN; the digit is the protocol version.

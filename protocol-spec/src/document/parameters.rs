@@ -4,12 +4,14 @@ use core::time::Duration;
 
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
-use crate::params::{DEFAULT_EPOCH, DEFAULT_KEY_EPOCH, DEFAULT_MESSAGE_TTL, MAX_HOP_DELAY, MAX_PARAMETERS};
+use crate::params::{
+    DEFAULT_EPOCH, DEFAULT_KEY_EPOCH, DEFAULT_MESSAGE_TTL, DEFAULT_MESSAGE_TTL_MIN, DEFAULT_MIXED_HOP_DELAY,
+    DEFAULT_MIXED_SEND_INTERVAL, DEFAULT_STEADY_HOP_DELAY, DEFAULT_STEADY_SEND_INTERVAL, MAX_HOP_DELAY, MAX_PARAMETERS,
+    MIN_EPOCH,
+};
 use crate::registry::parameter as code;
 
-/// Shortest epoch and key epoch that a consensus can set: guards divisions, and test networks stay above it.
-const MIN_EPOCH_MS: u64 = 100;
-const DAY_MS: u64 = 24 * 3_600_000;
+const MIN_EPOCH_MS: u64 = MIN_EPOCH.as_millis() as u64;
 
 /// What a sender chooses between latency and cover; each is an anonymity set of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,28 +77,28 @@ impl Params {
     #[must_use]
     pub fn mean_hop_delay(&self, profile: Profile) -> Duration {
         let (code, default) = match profile {
-            Profile::Fast => (code::FAST_HOP_DELAY_US, 0),
-            Profile::Mixed => (code::MIXED_HOP_DELAY_US, 1_000_000),
-            Profile::Steady => (code::STEADY_HOP_DELAY_US, 1_000_000),
+            Profile::Fast => (code::FAST_HOP_DELAY_US, Duration::ZERO),
+            Profile::Mixed => (code::MIXED_HOP_DELAY_US, DEFAULT_MIXED_HOP_DELAY),
+            Profile::Steady => (code::STEADY_HOP_DELAY_US, DEFAULT_STEADY_HOP_DELAY),
         };
-        Duration::from_micros(self.get(code).unwrap_or(default)).min(MAX_HOP_DELAY)
+        self.get(code).map_or(default, Duration::from_micros).min(MAX_HOP_DELAY)
     }
 
     /// Mean time between a client's scheduled packets; zero means no schedule. Defaults: fast 0, mixed 10 s, steady 5 s.
     #[must_use]
     pub fn send_interval(&self, profile: Profile) -> Duration {
         let (code, default) = match profile {
-            Profile::Fast => (code::FAST_SEND_INTERVAL_US, 0),
-            Profile::Mixed => (code::MIXED_SEND_INTERVAL_US, 10_000_000),
-            Profile::Steady => (code::STEADY_SEND_INTERVAL_US, 5_000_000),
+            Profile::Fast => (code::FAST_SEND_INTERVAL_US, Duration::ZERO),
+            Profile::Mixed => (code::MIXED_SEND_INTERVAL_US, DEFAULT_MIXED_SEND_INTERVAL),
+            Profile::Steady => (code::STEADY_SEND_INTERVAL_US, DEFAULT_STEADY_SEND_INTERVAL),
         };
-        Duration::from_micros(self.get(code).unwrap_or(default))
+        self.get(code).map_or(default, Duration::from_micros)
     }
 
     /// The span within which a relay sets its messages' life. Defaults: 1 day to 21 days.
     #[must_use]
     pub fn message_ttl(&self) -> (Duration, Duration) {
-        let min = self.get(code::MESSAGE_TTL_MIN_MS).unwrap_or(DAY_MS);
+        let min = self.get(code::MESSAGE_TTL_MIN_MS).unwrap_or(DEFAULT_MESSAGE_TTL_MIN.as_millis() as u64);
         let max = self.get(code::MESSAGE_TTL_MAX_MS).unwrap_or(DEFAULT_MESSAGE_TTL.as_millis() as u64);
         (Duration::from_millis(min), Duration::from_millis(max.max(min)))
     }
