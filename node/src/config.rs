@@ -18,7 +18,7 @@ use crate::relay::{Admission, Effort};
 
 /// Workers at most: beyond it the network card is the limit.
 pub const MAX_WORKERS: usize = 64;
-const OPERATOR_CONTEXT: &str = "posta v1 node operator name";
+const OPERATOR_CONTEXT: &str = crypto::local::OPERATOR;
 const MIB: u64 = 1 << 20;
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;

@@ -11,6 +11,7 @@
 
 use core::fmt;
 
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::codec::{Reader, Writer};
@@ -84,7 +85,7 @@ impl fmt::Debug for Puzzle {
 }
 
 /// What is shown to a relay.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Proof {
     /// Nothing.
     Nothing,
@@ -93,6 +94,20 @@ pub enum Proof {
     /// A puzzle's solution.
     Solution(Solution),
 }
+
+/// Passwords of one length are compared in constant time.
+impl PartialEq for Proof {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nothing, Self::Nothing) => true,
+            (Self::Password(a), Self::Password(b)) => a.ct_eq(b).into(),
+            (Self::Solution(a), Self::Solution(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Proof {}
 
 /// A nonce that solves a puzzle.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use core::fmt;
 use core::time::Duration;
 
 use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use crate::admission::{Proof, QueueKind};
 use crate::codec::{Reader, Writer};
@@ -61,7 +62,7 @@ macro_rules! capability {
             /// # Errors
             /// If it is truncated.
             pub fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-                Ok(Self(Secret::new(r.array("capability")?)))
+                Ok(Self(Secret::read(r, "capability")?))
             }
 
             /// Writes the capability.
@@ -238,7 +239,7 @@ impl Envelope {
             return Err(Misuse::TooLong { what: "the command", got, max: geometry.content_len() });
         }
         let mut w = Writer::with_capacity(got);
-        w.bounded(&body.finish());
+        w.bounded(&Zeroizing::new(body.finish()));
         Ok(w.finish())
     }
 
@@ -379,7 +380,7 @@ impl Command {
             code::RESUME => Self::Resume { reader: ReaderCapability::read(r)? },
             code::EXTEND => Self::Extend { reader: ReaderCapability::read(r)? },
             code::BLOB_PUT => Self::read_blob_put(r)?,
-            code::BLOB_GET => Self::BlobGet { get: BlobCapability::read(r)?, reader: Secret::new(r.array("reader")?) },
+            code::BLOB_GET => Self::BlobGet { get: BlobCapability::read(r)?, reader: Secret::read(r, "reader")? },
             code::BLOB_DELETE => Self::BlobDelete { put: WriterCapability::read(r)? },
             code::ECHO => Self::Echo,
             n => Self::Unknown(n),

@@ -96,6 +96,21 @@ contexts! {
     }
 }
 
+contexts! {
+    /// Domain-separation strings of what stays on one machine and no second implementation needs to know. They stand
+    /// here so that none is ever used for two things.
+    local {
+        /// A password that `create` asks for, as a relay keeps it.
+        ADMISSION = "posta v1 node admission password",
+        /// An operator's name, hashed to the id in the descriptor.
+        OPERATOR = "posta v1 node operator name",
+        /// The key that a one-time blob is locked to, as a store keeps it.
+        BLOB_LOCK = "posta v1 store blob lock",
+        /// The key of QUIC's stateless resets, from the link key.
+        STATELESS_RESET = "posta v1 stateless reset",
+    }
+}
+
 /// BLAKE3 of `bytes` in the domain `context`.
 #[must_use]
 pub fn hash(context: &'static str, bytes: &[u8]) -> Hash {
@@ -206,7 +221,8 @@ mod tests {
 
     #[test]
     fn contexts_are_distinct() {
-        assert_eq!(context::ALL.iter().map(|(_, s)| s).collect::<BTreeSet<_>>().len(), context::ALL.len());
+        let all: Vec<_> = context::ALL.iter().chain(local::ALL).map(|(_, s)| s).collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use crate::codec::{Reader, Writer};
 use crate::crypto::{self, context};
@@ -75,7 +76,7 @@ impl EndToEnd for QueueKey {
         }
         let (nonce, rest) = sealed.split_first_chunk().ok_or(Refused)?;
         let (inner, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or(Refused)?;
-        let mut inner = inner.to_vec();
+        let mut inner = Zeroizing::new(inner.to_vec());
         crypto::open(self.0.expose(), *nonce, &[], &mut inner, tag)?;
         let content = Reader::new(&inner).bounded(BOX_CONTENT_LEN, "content").map_err(|_| Refused)?;
         Ok(content.to_vec())
@@ -110,8 +111,8 @@ impl QueueAddress {
     pub fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             relay: RelayId::read(r)?,
-            invited: Secret::new(r.array("queue address")?),
-            key: Secret::new(r.array("queue address")?),
+            invited: Secret::read(r, "queue address")?,
+            key: Secret::read(r, "queue address")?,
         })
     }
 

@@ -105,7 +105,7 @@ impl Frame {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let frame = match r.u8("frame")? {
-            code::ATTACH => Self::Attach(Secret::new(r.array("attach")?)),
+            code::ATTACH => Self::Attach(Secret::read(&mut r, "attach")?),
             code::ATTACHED => Self::Attached(InboxId::read(&mut r)?),
             code::GOODBYE => Self::Goodbye,
             n => return Ok(Self::Unknown(n)),

@@ -11,6 +11,7 @@ use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32m, Hrp};
 use rand_core::CryptoRng;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::codec::{Reader, Writer};
 use crate::command::BlobCapability;
@@ -59,22 +60,20 @@ pub enum BadLink {
 pub struct Offer {
     /// The inviter's queues, for the joining side to write to.
     pub queues: Vec<QueueAddress>,
-    nonce: [u8; 32],
+    nonce: Secret<32>,
 }
 
 impl Offer {
     /// An offer with a fresh nonce.
     pub fn new(queues: Vec<QueueAddress>, rng: &mut impl CryptoRng) -> Self {
-        let mut nonce = [0; 32];
-        rng.fill_bytes(&mut nonce);
-        Self { queues, nonce }
+        Self { queues, nonce: Secret::random(rng) }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut w = Writer::with_capacity(32 + 4 + self.queues.len() * QueueAddress::LEN);
-        w.bytes(&self.nonce);
+        w.bytes(self.nonce.expose());
         QueueAddress::write_list(&self.queues, &mut w);
-        w.finish()
+        Zeroizing::new(w.finish())
     }
 
     /// The link to this offer, kept at these two relays.
@@ -134,7 +133,7 @@ impl Link {
     pub fn open(&self, blob: &[u8]) -> Result<Offer, Refused> {
         let (nonce, rest) = blob.split_first_chunk().ok_or(Refused)?;
         let (inner, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or(Refused)?;
-        let mut inner = inner.to_vec();
+        let mut inner = Zeroizing::new(inner.to_vec());
         crypto::open(self.seal_key().expose(), *nonce, &[], &mut inner, tag)?;
         let data = Reader::new(&inner).bounded(PLAIN_LEN, "invitation").map_err(|_| Refused)?;
         if crypto::derive(context::INVITATION_DATA, data) != self.secret {
@@ -145,7 +144,7 @@ impl Link {
 
     fn parse(data: &[u8]) -> Result<Offer, Malformed> {
         let mut r = Reader::new(data);
-        let offer = Offer { nonce: r.array("invitation")?, queues: QueueAddress::read_list(&mut r)? };
+        let offer = Offer { nonce: Secret::read(&mut r, "invitation")?, queues: QueueAddress::read_list(&mut r)? };
         r.finish("invitation")?;
         Ok(offer)
     }
@@ -157,7 +156,7 @@ impl Link {
         w.u8(VERSION);
         self.relays.iter().for_each(|r| w.bytes(r));
         w.bytes(self.secret.expose());
-        let encoded = bech32::encode::<Bech32m>(HRP, &w.finish()).unwrap_or_default();
+        let encoded = bech32::encode::<Bech32m>(HRP, &Zeroizing::new(w.finish())).unwrap_or_default();
         format!("{SCHEME}{encoded}")
     }
 }
@@ -176,14 +175,14 @@ impl FromStr for Link {
         if checked.hrp() != HRP {
             return Err(BadLink::Damaged);
         }
-        let bytes: Vec<u8> = checked.byte_iter().collect();
+        let bytes: Zeroizing<Vec<u8>> = Zeroizing::new(checked.byte_iter().collect());
         let mut r = Reader::new(&bytes);
         let version = r.u8("link").map_err(|_| BadLink::Damaged)?;
         if version != VERSION {
             return Err(BadLink::Version(version));
         }
         let mut body = || -> Result<Self, Malformed> {
-            Ok(Self { relays: [r.array("link")?, r.array("link")?], secret: Secret::new(r.array("link")?) })
+            Ok(Self { relays: [r.array("link")?, r.array("link")?], secret: Secret::read(&mut r, "link")? })
         };
         let link = body().map_err(|_| BadLink::Damaged)?;
         r.finish("link").map_err(|_| BadLink::Damaged)?;

@@ -14,6 +14,9 @@ use crate::relay::Source;
 use crate::relay::replay::{ReplaySecret, Route};
 use crate::relay::worker::{Peeler, Ring};
 
+#[cfg(test)]
+mod tests;
+
 /// Packets that wait for a worker, about 11 MB; then the links they come from wait, and their senders.
 pub(crate) const WORKER_QUEUE: usize = 512;
 /// Packets that a worker takes at once: one write to the log for all.

@@ -23,7 +23,7 @@ use posta_protocol::now::Mono;
 use posta_protocol::params::{PUZZLE_SEED_LEN, PUZZLE_SEED_LIFE};
 use rand_core::CryptoRng;
 
-const CONTEXT: &str = "posta v1 node admission password";
+const CONTEXT: &str = crypto::local::ADMISSION;
 /// A minute in microseconds.
 const MINUTE: u64 = 60_000_000;
 /// Minutes in which an effort was asked for that still counts, this one included.

@@ -145,7 +145,7 @@ const fn dialler(side: Side, d: Duration) -> Option<Duration> {
 /// The key derives from the link key, the audience and the port, so that two ports of one relay never share it: else a
 /// watcher could have one port say the reset token of the other's connections.
 pub(crate) fn endpoint_config(key: &LinkKey, audience: Audience, port: u16) -> quinn::EndpointConfig {
-    let reset = key.derive(b"posta v1 stateless reset", audience, port);
+    let reset = key.derive(posta_protocol::crypto::local::STATELESS_RESET.as_bytes(), audience, port);
     let reset = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, reset.expose());
     let mut config = quinn::EndpointConfig::new(Arc::new(reset));
     config.cid_generator(|| Box::new(RandomIds));

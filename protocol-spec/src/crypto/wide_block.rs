@@ -27,9 +27,10 @@ impl WideBlock {
     /// Derives the round keys from one key.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        let mut keys = [[0; 32]; KEYS];
-        derive_into(context::WIDE_BLOCK, key, keys.as_flattened_mut());
-        Self { keys }
+        // Into its own place, so that a copy isn't left behind.
+        let mut block = Self { keys: [[0; 32]; KEYS] };
+        derive_into(context::WIDE_BLOCK, key, block.keys.as_flattened_mut());
+        block
     }
 
     /// The permutation. Blocks shorter than the left half are left as they are; a geometry has none.
@@ -60,9 +61,13 @@ fn stream(key: &[u8; 32], left: &[u8; PAYLOAD_CHECK_LEN], right: &mut [u8]) {
 }
 
 fn absorb(universal: &[u8; 32], key: &[u8; 32], right: &[u8], left: &mut [u8; PAYLOAD_CHECK_LEN]) {
-    for (l, h) in left.iter_mut().zip(keyed_hash(key, &gmac(universal, right))) {
+    let mut tag = gmac(universal, right);
+    let mut hash = keyed_hash(key, &tag);
+    for (l, h) in left.iter_mut().zip(&hash) {
         *l ^= h;
     }
+    tag.zeroize();
+    hash.zeroize();
 }
 
 impl fmt::Debug for WideBlock {

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use super::{HopKeys, Next, aad};
 use crate::crypto::wide_block::WideBlock;
@@ -197,7 +198,7 @@ fn last_plain(
 
 /// Adds the hop's routing keystream to bytes that stand at the end of its routing.
 fn xor_routing_tail(geometry: Geometry, keys: &HopKeys, tail: &mut [u8]) {
-    let mut stream = vec![0; geometry.routing_len()];
+    let mut stream = Zeroizing::new(vec![0; geometry.routing_len()]);
     crypto::stream_xor(&keys.header, &mut stream);
     let skipped = stream.len().saturating_sub(tail.len());
     for (t, s) in tail.iter_mut().zip(stream.iter().skip(skipped)) {

@@ -83,7 +83,7 @@ impl ReplyBlock {
         Ok(Self {
             first: RelayId::read(r)?,
             key_epoch: KeyEpoch(r.u64("reply block")?),
-            end_key: Secret::new(r.array("reply block")?),
+            end_key: Secret::read(r, "reply block")?,
             header: r.take(geometry.header_len(), "reply block")?.into(),
         })
     }

@@ -12,7 +12,7 @@ use crate::record::BlobRecord;
 use crate::{Outcome, Refusal};
 
 /// The domain in which a first reader's key is hashed. On a relay's disk only; it never travels.
-const LOCK_CONTEXT: &str = "posta v1 store blob lock";
+const LOCK_CONTEXT: &str = posta_protocol::crypto::local::BLOB_LOCK;
 
 impl<B: Backing> Session<'_, B> {
     pub(super) fn blob(&self, blob: &BlobId) -> Result<Option<BlobRecord>, Stop> {
