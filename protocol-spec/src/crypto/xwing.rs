@@ -4,9 +4,12 @@
 //! after as much work as any other.
 
 use core::fmt;
+use core::hint::black_box;
 
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
-use libcrux_ml_kem::mlkem768::{MlKem768PublicKey, encapsulate, generate_key_pair, validate_public_key};
+use libcrux_ml_kem::mlkem768::{
+    MlKem768KeyPair, MlKem768PublicKey, encapsulate, generate_key_pair, validate_public_key,
+};
 use sha3::{Digest, Sha3_256};
 use shake::{ExtendableOutput, Shake256, Update, XofReader};
 use zeroize::{Zeroize, Zeroizing};
@@ -156,7 +159,7 @@ impl KemSecretKey {
         let mut expanded = shake.finalize_xof();
         expanded.read(for_m.as_mut_slice());
         expanded.read(for_x.as_mut_slice());
-        let pair = generate_key_pair(*for_m);
+        let mut pair = generate_key_pair(*for_m);
         let x25519 = PrivateKey::from_private_key(&X25519, for_x.as_slice()).map_err(|_| BAD)?;
         let x_public = x25519.compute_public_key().map_err(|_| BAD)?;
         let mut public = [0; KEM_PUBLIC_KEY_LEN];
@@ -164,6 +167,8 @@ impl KemSecretKey {
             *to = *from;
         }
         let ml_kem = Expanded::new(pair.private_key());
+        pair = MlKem768KeyPair::from([0; 2400].into(), [0; ML_KEM_PUBLIC_KEY_LEN].into());
+        black_box(&pair);
         Ok(Self { ml_kem, x25519, public: KemPublicKey(Box::new(public)) })
     }
 
