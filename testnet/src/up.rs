@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use posta_link::exit;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -126,8 +127,10 @@ pub async fn down(dir: &Path) -> Result<ExitCode> {
         all = state.nodes.iter().map(|(_, pid)| *pid).collect();
     }
     for pid in all.iter().filter(|pid| runs(**pid)) {
-        let status = tokio::process::Command::new("kill").arg(pid.to_string()).status().await?;
-        if !status.success() {
+        // By the system call: a bare Debian has no program for it.
+        let target = i32::try_from(*pid).ok().and_then(Pid::from_raw);
+        let told = target.is_some_and(|target| kill_process(target, Signal::TERM).is_ok());
+        if !told && runs(*pid) {
             bail!("process {pid} can't be told to stop: is it another user's?");
         }
     }
