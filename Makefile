@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test vectors lint fmt clippy doc house licences soak bench env clean
+.PHONY: help setup demo up test vectors fuzz lint fmt clippy doc house licences soak bench env clean
 
 ifeq ($(HOME)$(POSTA_CACHE),)
 $(error set HOME, or POSTA_CACHE to a folder that may hold about 5 GB)
@@ -48,10 +48,14 @@ endif
 vectors: ## the test vectors, derived once more in Python
 	@.ci/vectors
 
+fuzz: ## every decoder and peel under libFuzzer, 5 s each (SECONDS=3600 for longer, ARGS="peel vote" for some)
+	@.ci/fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
 lint: fmt clippy doc house ## format, clippy, docs and the house rules; warnings are errors
 
 fmt: ## the format
 	cargo fmt --all --check
+	cargo fmt --check --manifest-path protocol-spec/fuzz/Cargo.toml
 
 clippy: setup ## clippy
 	cargo clippy $(FLAGS) --all-targets -- -D warnings
@@ -77,4 +81,4 @@ env: ## what plain cargo commands need; use it as: eval "$(make env)"
 	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" ROCKSDB_LIB_DIR="$(ROCKSDB_LIB_DIR)" ROCKSDB_STATIC=1'
 
 clean: ## remove what was built, but keep RocksDB's archive and the tools
-	rm -rf -- "$(POSTA_CACHE)/target"
+	rm -rf -- "$(POSTA_CACHE)/target" "$(POSTA_CACHE)/fuzz-target"

@@ -332,6 +332,7 @@ fn usable(cx: &Context<'_>, block: &ReplyBlock) -> bool {
 /// epoch that can be used.
 fn last_block(content: &[u8], geometry: Geometry) -> Option<ReplyBlock> {
     let body = Reader::new(content).bounded(geometry.content_len(), "command").ok()?;
-    let at = body.len().checked_sub(ReplyBlock::encoded_len(geometry))?;
+    // At least the code and the count stand in front of it.
+    let at = body.len().checked_sub(ReplyBlock::encoded_len(geometry)).filter(|at| *at >= 2)?;
     ReplyBlock::read(&mut Reader::new(body.get(at..)?), geometry).ok()
 }

@@ -265,7 +265,8 @@ impl Envelope {
 
     /// The last reply block of a command that we can't parse, so that it can be answered as unsupported.
     fn trailing_block(body: &[u8], geometry: Geometry) -> Vec<ReplyBlock> {
-        let at = body.len().checked_sub(ReplyBlock::encoded_len(geometry));
+        // At least the code and the count stand in front of it.
+        let at = body.len().checked_sub(ReplyBlock::encoded_len(geometry)).filter(|at| *at >= 2);
         at.and_then(|at| body.get(at..))
             .and_then(|b| ReplyBlock::read(&mut Reader::new(b), geometry).ok())
             .into_iter()
@@ -487,6 +488,20 @@ mod tests {
         let bytes = Envelope { command: Command::Unknown(200), reply: vec![block()] }.encode(g).unwrap();
         let back = Envelope::decode(&bytes, g).unwrap();
         assert_eq!((back.command, back.reply.len()), (Command::Unknown(200), 1));
+    }
+
+    #[test]
+    fn an_unknown_commands_own_code_is_no_part_of_its_reply_block() {
+        let len = ReplyBlock::encoded_len(Geometry::new(1, 1).unwrap());
+        let g = Geometry::new(1, len + 6).unwrap();
+        for (front, blocks) in [(0, 0), (1, 0), (2, 1), (3, 0)] {
+            let mut w = Writer::default();
+            w.bounded(&vec![200; front + len]);
+            let mut content = w.finish();
+            content.truncate(g.content_len());
+            let reply = Envelope::decode(&content, g).map_or(0, |envelope| envelope.reply.len());
+            assert_eq!(reply, blocks, "{front} bytes in front");
+        }
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! What travels in packets and on links, wrongly encoded.
 
-use bech32::{Bech32, Bech32m, Hrp};
+use bech32::primitives::iter::{ByteIterExt, Fe32IterExt};
+use bech32::{Bech32, Bech32m, Fe32, Hrp};
 use posta_protocol::command::MAX_BOX_LEN;
 use posta_protocol::crypto::{self, context};
 use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES};
@@ -208,6 +209,11 @@ fn wrong_links() -> Vec<Json> {
     let hrp = |s| Hrp::parse(s).unwrap();
     let link = |bytes: &[u8]| format!("posta:{}", bech32::encode::<Bech32m>(hrp("p"), bytes).unwrap());
     assert_eq!(link(&bytes), text);
+    // The last character has three bits to spare.
+    let mut symbols: Vec<Fe32> = bytes.iter().copied().bytes_to_fes().collect();
+    let last = symbols.pop().unwrap().to_u8() | 1;
+    let symbols = symbols.into_iter().chain(Fe32::try_from(last));
+    let spare: String = symbols.with_checksum::<Bech32m>(&hrp("p")).chars().collect();
     let wrong = |what: &str, text: &str| with("link", what, LINK, object! { "text": text });
     let other = if text.ends_with('q') { "p" } else { "q" };
     vec![
@@ -222,5 +228,6 @@ fn wrong_links() -> Vec<Json> {
         wrong("a later version", &link(&put(&bytes, 0, &[2]))),
         wrong("one byte too few", &link(&bytes[..bytes.len() - 1])),
         wrong("one byte too many", &link(&more(&bytes))),
+        wrong("a spare bit is set", &format!("posta:{spare}")),
     ]
 }
