@@ -31,6 +31,7 @@ pub mod replay_log;
 mod clients;
 mod clock;
 mod directory;
+mod filter;
 mod links;
 mod listed;
 mod status;
@@ -41,6 +42,7 @@ use self::clients::{ClientEvent, ToClient};
 use self::clock::Clock;
 pub(crate) use self::clock::wall;
 use self::directory::{Directory, PublicKeys, Signer};
+use self::filter::Filter;
 use self::links::{Held, Links};
 pub use self::listed::listed;
 use self::replay_log::{BootId, LogOwner, ShardLog};
@@ -50,7 +52,7 @@ use self::workers::{Batch, Intake};
 use crate::config::{Config, Role};
 use crate::failure::Failure;
 use crate::keys::Keys;
-use crate::relay::replay::{MAX_FINGERPRINTS, ReplayShard};
+use crate::relay::replay::{Fill, ReplayShard};
 use crate::relay::worker::{Peeler, Ring};
 use crate::relay::{Action, Bounds, ClientLink, Event, Relay, Settings, Token};
 
@@ -97,11 +99,21 @@ fn prepare(config: &Config) -> Result<Prepared, Failure> {
     let mut keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = config.worker_count(cores);
-    let share = MAX_FINGERPRINTS / workers;
+    let share = config.replay.share(workers);
     let mut shards: Vec<_> = (0..workers).map(|_| ReplayShard::new(keys.replay(), share)).collect();
     let dir = config.state_dir.join("replay");
     let owner = LogOwner { dir: dir.clone(), relay: keys.relay(), boot: BootId::current() };
     let broken = |e| Failure::disk(format_args!("the replay log in {} can't be used: {e}", dir.display()));
+    for (epoch, records) in replay_log::sizes(&dir).map_err(broken)? {
+        if keys.holds(epoch) {
+            // Routes spread them evenly; what one shard gets more finds room as it comes.
+            let each = usize::try_from(records).unwrap_or(usize::MAX) / workers;
+            shards.iter_mut().for_each(|shard| shard.reserve(epoch, each + each / 64));
+        } else {
+            // Nothing can open its packets any more.
+            replay_log::remove_epoch(&dir, epoch).map_err(broken)?;
+        }
+    }
     let loaded = replay_log::load(&owner, |seen| {
         shards.get_mut(seen.route.worker(workers)).is_some_and(|shard| shard.restore(seen))
     })
@@ -167,7 +179,8 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });
     tokio::spawn(Arc::clone(&directory).fetch(newest));
-    let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone());
+    let (fill, fill_seen) = watch::channel(Fill::default());
+    let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
     tokio::spawn(async move { fatal.send(posts.await).await });
 
     let mut first = (consensus.clone(), rings.clone());
@@ -178,7 +191,21 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     };
     let running = Running::start(
         &config,
-        Start { relay, held, ring, shards, logs, store, link_port, client_port, consensus, rings, stopping, options },
+        Start {
+            relay,
+            held,
+            ring,
+            shards,
+            logs,
+            store,
+            link_port,
+            client_port,
+            consensus,
+            rings,
+            stopping,
+            fill,
+            options,
+        },
     )?;
     running.run(&mut stop, &mut failures).await
 }
@@ -189,12 +216,13 @@ async fn posts(
     signer: Arc<Signer>,
     mut public: watch::Receiver<PublicKeys>,
     consensus: Held,
+    fill: watch::Receiver<Fill>,
 ) -> Failure {
     if public.wait_for(|keys| !keys.is_empty()).await.is_err() {
         // The keys' own task says why it has ended.
         std::future::pending::<()>().await;
     }
-    directory.post(signer, public, consensus).await
+    directory.post(signer, public, consensus, fill).await
 }
 
 /// The first consensus and the keys that go with it.
@@ -223,6 +251,7 @@ struct Start {
     consensus: Held,
     rings: watch::Receiver<Option<Ring>>,
     stopping: watch::Sender<bool>,
+    fill: watch::Sender<Fill>,
     options: Options,
 }
 
@@ -230,6 +259,7 @@ struct Start {
 struct Running {
     clock: Clock,
     core: Relay,
+    filter: Filter,
     geometry: Geometry,
     links: Links,
     clients: HashMap<ClientLink, mpsc::Sender<ToClient>>,
@@ -267,6 +297,7 @@ impl Running {
             consensus,
             rings,
             stopping,
+            fill,
             options,
         } = start;
         let clock = Clock::start();
@@ -287,7 +318,8 @@ impl Running {
         let stop = stopping.subscribe();
         let (batch_sender, batches) = mpsc::channel(workers::BATCH_QUEUE);
         let secret = shards.first().map(ReplayShard::secret).ok_or_else(|| Failure::usage("no workers"))?;
-        let peelers = shards.into_iter().map(|shard| Peeler::new(ring.clone(), shard)).zip(logs).collect();
+        let peelers: Vec<_> = shards.into_iter().map(|shard| Peeler::new(ring.clone(), shard)).zip(logs).collect();
+        let fills = peelers.iter().map(|(peeler, _)| peeler.fill()).collect();
         let (intake, mut threads) = workers::start(peelers, secret, &batch_sender).map_err(no_threads)?;
         drop(batch_sender);
         tokio::spawn(pass_rings(rings, intake.clone(), stop.clone()));
@@ -313,9 +345,11 @@ impl Running {
             let shared = clients::Shared { endpoint, consensus, intake, events, stopping: stop };
             tokio::spawn(clients::accept(shared));
         }
+        let filter = Filter::new(fills, fill);
         Ok(Self {
             clock,
             core,
+            filter,
             geometry,
             links: Links::new(shared),
             clients: HashMap::new(),
@@ -378,6 +412,7 @@ impl Running {
         counters.refused += batch.refused;
         counters.replay_full += batch.full;
         counters.replay_unwritten += batch.unwritten;
+        self.filter.report(batch.worker, batch.fill);
         let now = self.clock.now();
         for (from, peeled, packet) in batch.peeled {
             self.core.handle(now, Event::Peeled { from, peeled, packet });

@@ -21,6 +21,7 @@ use super::links::Held;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::keys::{KeyError, Keys};
+use crate::relay::replay::Fill;
 use crate::relay::worker::Ring;
 
 /// Between two attempts while there is no consensus at all, or the descriptor isn't everywhere: at first, at most.
@@ -152,13 +153,14 @@ impl Directory {
         }
     }
 
-    /// Posts the descriptor: at the start, with new keys, every half epoch. Ends only if the authorities refuse a first
+    /// Posts the descriptor: at the start, with new keys, when the replay filter fills up, every half epoch. Ends only if the authorities refuse a first
     /// one for a reason that doesn't pass.
     pub(crate) async fn post(
         self: Arc<Self>,
         signer: Arc<Signer>,
         mut public: watch::Receiver<PublicKeys>,
         consensus: Held,
+        mut fill: watch::Receiver<Fill>,
     ) -> Failure {
         let mut pause = RETRY_FIRST;
         let mut said = String::new();
@@ -167,7 +169,8 @@ impl Directory {
         loop {
             let mix_keys = public.borrow_and_update().clone();
             let epoch = consensus.borrow().as_ref().map(|c| c.params().epoch_ms());
-            let posted = match self.descriptor(&signer, mix_keys, wall()) {
+            let capacity = fill.borrow_and_update().advertised(self.config.capacity);
+            let posted = match self.descriptor(&signer, mix_keys, capacity, wall()) {
                 Ok(bytes) => post_descriptor(&self.network, &self.dialer, &bytes).await,
                 Err(failure) => return failure,
             };
@@ -197,11 +200,12 @@ impl Directory {
             tokio::select! {
                 () = sleep(wait) => {}
                 changed = public.changed() => if changed.is_err() { sleep(wait).await },
+                changed = fill.changed() => if changed.is_err() { sleep(wait).await },
             }
         }
     }
 
-    fn descriptor(&self, signer: &Signer, mix_keys: PublicKeys, now: Wall) -> Result<Vec<u8>, Failure> {
+    fn descriptor(&self, signer: &Signer, mix_keys: PublicKeys, capacity: u32, now: Wall) -> Result<Vec<u8>, Failure> {
         let config = &self.config;
         let descriptor = Descriptor {
             certificate: *signer.keys.certificate(),
@@ -211,7 +215,7 @@ impl Directory {
             roles: config.directory_roles(),
             family: config.family_key(),
             operator: signer.operator,
-            capacity: config.capacity,
+            capacity,
             published: now,
             mix_keys,
             extensions: Extensions::default(),
