@@ -1,5 +1,6 @@
 //! The relay and the directory: keys turned in time, descriptors posted, consensuses fetched.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,11 @@ use posta_protocol::now::Wall;
 use posta_protocol::params::RELAY_CLOCK_SKEW;
 use rand::RngExt;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use super::cache::Cache;
 use super::clock::{Utc, wall};
 use super::links::Held;
 use crate::config::Config;
@@ -95,8 +98,8 @@ pub(crate) async fn turn_keys(
 }
 
 impl Directory {
-    /// Fetches each consensus as it comes.
-    pub(crate) async fn fetch(self: Arc<Self>, newest: watch::Sender<Option<Arc<Consensus>>>) {
+    /// Fetches each consensus as it comes, and keeps it on disk.
+    pub(crate) async fn fetch(self: Arc<Self>, newest: watch::Sender<Option<Arc<Consensus>>>, cache: Cache) {
         let mut pause = RETRY_FIRST;
         let mut said = String::new();
         loop {
@@ -105,7 +108,10 @@ impl Directory {
                 Ok((consensus, _)) => {
                     self.look_at(&consensus, held.is_none());
                     said.clear();
-                    newest.send_replace(Some(Arc::new(consensus)));
+                    let consensus = Arc::new(consensus);
+                    // Before anyone acts on it: a relay that must start again because of it starts with it.
+                    keep(&cache, &consensus, held).await;
+                    newest.send_replace(Some(consensus));
                 }
                 Err(FetchError::NothingNewer) => {}
                 // A network that is just starting.
@@ -222,6 +228,14 @@ impl Directory {
         };
         let signed = descriptor.sign(signer.keys.signing()).map_err(Failure::usage)?;
         Ok(signed.into_bytes())
+    }
+}
+
+async fn keep(cache: &Cache, consensus: &Arc<Consensus>, held: Option<Arc<Consensus>>) {
+    let (cache, consensus) = (cache.clone(), Arc::clone(consensus));
+    let kept = spawn_blocking(move || cache.keep(&consensus, held.as_deref())).await;
+    if let Err(e) = kept.unwrap_or_else(|e| Err(io::Error::other(e))) {
+        warn!("the consensus can't be kept on disk: {e}; a restart will need an authority");
     }
 }
 
