@@ -14,6 +14,7 @@ use posta_store::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::relay::replay::{DEFAULT_MAX_TAGS, LEAST_MAX_TAGS, MOST_MAX_TAGS};
 use crate::relay::{Admission, Effort};
 
 /// Workers at most: beyond it the network card is the limit.
@@ -67,8 +68,40 @@ pub struct Config {
     pub key_epoch_ms: u64,
     /// Who may make queues.
     pub admission: AdmissionConfig,
+    /// How many packets are told apart.
+    pub replay: ReplayConfig,
     /// What the store holds.
     pub store: StoreConfig,
+}
+
+/// How many packets the replay filter tells apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplayConfig {
+    /// Packets in one key epoch, all workers together. From four fifths on the relay tells the directory less than its
+    /// capacity; when full it refuses packets until the key epoch ends.
+    pub max_tags: u64,
+}
+
+impl Default for ReplayConfig {
+    fn default() -> Self {
+        Self { max_tags: DEFAULT_MAX_TAGS }
+    }
+}
+
+impl ReplayConfig {
+    /// One worker's share, of `workers`.
+    #[must_use]
+    pub fn share(&self, workers: usize) -> usize {
+        usize::try_from(self.max_tags).unwrap_or(usize::MAX) / workers.max(1)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if (LEAST_MAX_TAGS..=MOST_MAX_TAGS).contains(&self.max_tags) {
+            return Ok(());
+        }
+        Err(format!("`replay.max_tags` is {}; choose {LEAST_MAX_TAGS} to {MOST_MAX_TAGS}", self.max_tags))
+    }
 }
 
 /// What is asked of those who make queues.
@@ -230,6 +263,7 @@ impl Default for Config {
             allow_root: false,
             key_epoch_ms: DEFAULT_KEY_EPOCH.as_millis() as u64,
             admission: AdmissionConfig::default(),
+            replay: ReplayConfig::default(),
             store: StoreConfig::default(),
         }
     }
@@ -318,6 +352,7 @@ impl Config {
             return Err("`key_epoch_ms` must not be 0; leave it out if unsure".into());
         }
         self.admission.validate()?;
+        self.replay.validate()?;
         self.store.validate()?;
         for (key, listen, public) in [
             ("link", self.link_address, &self.public_link_addresses),
@@ -422,6 +457,10 @@ pub fn template(config: &Config) -> String {
         ("contact_effort_min", "The effort of a message to a contact queue, with any policy: 19 is 0.09 s."),
         ("contact_effort_max", "It rises up to this effort while many come: 25 is 6 s."),
         ("contacts_per_minute", "Messages to contact queues per minute above which their effort rises."),
+        (
+            "max_tags",
+            "Packets told apart in one key epoch: 11 bytes of memory and 16 of disk each, for two key epochs at its turn.",
+        ),
         ("queue_quota", "Messages in one queue between two people."),
         ("contact_quota", "Messages in one contact queue: requests from strangers that wait for their owner."),
         ("bulk_quota", "Messages in one bulk queue: 512 are 5.6 MB of a file."),
@@ -491,6 +530,8 @@ mod tests {
             ("[admission]\ncontact_effort_max = 41", "at most 40"),
             ("[admission]\ncontacts_per_minute = 0", "`admission.contacts_per_minute`"),
             ("[store]\nbulk_quota = 0", "`store.bulk_quota`"),
+            ("[replay]\nmax_tags = 1023", "`replay.max_tags` is 1023; choose 1024"),
+            ("[replay]\nmax_tags = 4294967297", "`replay.max_tags`"),
         ] {
             let addresses = "link_address = '192.0.2.1:1'\nclient_address = '192.0.2.1:2'\n";
             let e = load(&format!("{addresses}{section}")).unwrap_err();

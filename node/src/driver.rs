@@ -21,36 +21,41 @@ use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::now::Mono;
 use posta_store::{Outcome, QueueStore, Refusal, RocksStore};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 use tracing::{debug, error, info};
 
+pub mod cache;
 pub mod replay_log;
 
 mod clients;
 mod clock;
 mod directory;
+mod filter;
 mod links;
 mod listed;
 mod status;
+mod stop;
 mod storage;
 mod workers;
 
+use self::cache::Cache;
 use self::clients::{ClientEvent, ToClient};
 use self::clock::Clock;
 pub(crate) use self::clock::wall;
 use self::directory::{Directory, PublicKeys, Signer};
+use self::filter::Filter;
 use self::links::{Held, Links};
 pub use self::listed::listed;
 use self::replay_log::{BootId, LogOwner, ShardLog};
 use self::status::Status;
+use self::stop::Stop;
 use self::storage::StoreJob;
 use self::workers::{Batch, Intake};
 use crate::config::{Config, Role};
 use crate::failure::Failure;
 use crate::keys::Keys;
-use crate::relay::replay::{MAX_FINGERPRINTS, ReplayShard};
+use crate::relay::replay::{Fill, ReplayShard};
 use crate::relay::worker::{Peeler, Ring};
 use crate::relay::{Action, Bounds, ClientLink, Event, Relay, Settings, Token};
 
@@ -58,8 +63,6 @@ use crate::relay::{Action, Bounds, ClientLink, Event, Relay, Settings, Token};
 const TICK: Duration = Duration::from_secs(1);
 /// How often expired messages are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// How long the links of a port may take at the end to hand over what they have taken.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// How to run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,11 +100,21 @@ fn prepare(config: &Config) -> Result<Prepared, Failure> {
     let mut keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = config.worker_count(cores);
-    let share = MAX_FINGERPRINTS / workers;
+    let share = config.replay.share(workers);
     let mut shards: Vec<_> = (0..workers).map(|_| ReplayShard::new(keys.replay(), share)).collect();
     let dir = config.state_dir.join("replay");
     let owner = LogOwner { dir: dir.clone(), relay: keys.relay(), boot: BootId::current() };
     let broken = |e| Failure::disk(format_args!("the replay log in {} can't be used: {e}", dir.display()));
+    for (epoch, records) in replay_log::sizes(&dir).map_err(broken)? {
+        if keys.holds(epoch) {
+            // Routes spread them evenly; what one shard gets more finds room as it comes.
+            let each = usize::try_from(records).unwrap_or(usize::MAX) / workers;
+            shards.iter_mut().for_each(|shard| shard.reserve(epoch, each + each / 64));
+        } else {
+            // Nothing can open its packets any more.
+            replay_log::remove_epoch(&dir, epoch).map_err(broken)?;
+        }
+    }
     let loaded = replay_log::load(&owner, |seen| {
         shards.get_mut(seen.route.worker(workers)).is_some_and(|shard| shard.restore(seen))
     })
@@ -146,7 +159,9 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let no_signals = |e| Failure::other(format_args!("signals can't be handled: {e}"));
     let mut stop = Stop::new().map_err(no_signals)?;
     let network = Network::load(&config.network).map_err(Failure::usage)?;
-    let (newest, consensus) = watch::channel(None);
+    let cache = Cache::new(&config.state_dir);
+    let known = cache.load(network.authorities(), wall());
+    let (newest, consensus) = watch::channel(known.newest.clone());
     let prepared = prepare(&config)?;
     let relay = prepared.keys.relay();
     info!("relay {} starts", relay.short());
@@ -166,8 +181,9 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });
-    tokio::spawn(Arc::clone(&directory).fetch(newest));
-    let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone());
+    tokio::spawn(Arc::clone(&directory).fetch(newest, cache));
+    let (fill, fill_seen) = watch::channel(Fill::default());
+    let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
     tokio::spawn(async move { fatal.send(posts.await).await });
 
     let mut first = (consensus.clone(), rings.clone());
@@ -178,7 +194,22 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     };
     let running = Running::start(
         &config,
-        Start { relay, held, ring, shards, logs, store, link_port, client_port, consensus, rings, stopping, options },
+        Start {
+            relay,
+            known: known.for_layers(&held),
+            held,
+            ring,
+            shards,
+            logs,
+            store,
+            link_port,
+            client_port,
+            consensus,
+            rings,
+            stopping,
+            fill,
+            options,
+        },
     )?;
     running.run(&mut stop, &mut failures).await
 }
@@ -189,12 +220,13 @@ async fn posts(
     signer: Arc<Signer>,
     mut public: watch::Receiver<PublicKeys>,
     consensus: Held,
+    fill: watch::Receiver<Fill>,
 ) -> Failure {
     if public.wait_for(|keys| !keys.is_empty()).await.is_err() {
         // The keys' own task says why it has ended.
         std::future::pending::<()>().await;
     }
-    directory.post(signer, public, consensus).await
+    directory.post(signer, public, consensus, fill).await
 }
 
 /// The first consensus and the keys that go with it.
@@ -213,6 +245,8 @@ async fn first_of(consensus: &mut Held, rings: &mut watch::Receiver<Option<Ring>
 /// What the running relay is made from.
 struct Start {
     relay: RelayId,
+    /// Older than `held`, and still good for the places of a key epoch that has just ended.
+    known: Vec<Arc<Consensus>>,
     held: Arc<Consensus>,
     ring: Ring,
     shards: Vec<ReplayShard>,
@@ -223,6 +257,7 @@ struct Start {
     consensus: Held,
     rings: watch::Receiver<Option<Ring>>,
     stopping: watch::Sender<bool>,
+    fill: watch::Sender<Fill>,
     options: Options,
 }
 
@@ -230,6 +265,7 @@ struct Start {
 struct Running {
     clock: Clock,
     core: Relay,
+    filter: Filter,
     geometry: Geometry,
     links: Links,
     clients: HashMap<ClientLink, mpsc::Sender<ToClient>>,
@@ -257,6 +293,7 @@ impl Running {
         let no_threads = |e| Failure::other(format_args!("the system gives no threads: {e}"));
         let Start {
             relay,
+            known,
             held,
             ring,
             shards,
@@ -267,6 +304,7 @@ impl Running {
             consensus,
             rings,
             stopping,
+            fill,
             options,
         } = start;
         let clock = Clock::start();
@@ -282,12 +320,15 @@ impl Running {
         };
         let mut core = Relay::new(settings, Box::new(rand::make_rng::<rand::rngs::StdRng>()));
         // Before any port is served: without it the core refuses every packet and every client.
-        core.handle(clock.now(), Event::Consensus(held));
+        for consensus in known.into_iter().chain([held]) {
+            core.handle(clock.now(), Event::Consensus(consensus));
+        }
 
         let stop = stopping.subscribe();
         let (batch_sender, batches) = mpsc::channel(workers::BATCH_QUEUE);
         let secret = shards.first().map(ReplayShard::secret).ok_or_else(|| Failure::usage("no workers"))?;
-        let peelers = shards.into_iter().map(|shard| Peeler::new(ring.clone(), shard)).zip(logs).collect();
+        let peelers: Vec<_> = shards.into_iter().map(|shard| Peeler::new(ring.clone(), shard)).zip(logs).collect();
+        let fills = peelers.iter().map(|(peeler, _)| peeler.fill()).collect();
         let (intake, mut threads) = workers::start(peelers, secret, &batch_sender).map_err(no_threads)?;
         drop(batch_sender);
         tokio::spawn(pass_rings(rings, intake.clone(), stop.clone()));
@@ -313,9 +354,11 @@ impl Running {
             let shared = clients::Shared { endpoint, consensus, intake, events, stopping: stop };
             tokio::spawn(clients::accept(shared));
         }
+        let filter = Filter::new(fills, fill);
         Ok(Self {
             clock,
             core,
+            filter,
             geometry,
             links: Links::new(shared),
             clients: HashMap::new(),
@@ -367,10 +410,7 @@ impl Running {
         if let Err(failure) = &ended {
             error!("{failure}");
         }
-        tokio::select! {
-            () = self.stop() => ended,
-            () = stop.second() => Err(Failure::other("stopped at once, by a second signal")),
-        }
+        stop::within_bounds(self.stop(), stop).await.and(ended)
     }
 
     fn batch(&mut self, batch: Batch) {
@@ -378,6 +418,7 @@ impl Running {
         counters.refused += batch.refused;
         counters.replay_full += batch.full;
         counters.replay_unwritten += batch.unwritten;
+        self.filter.report(batch.worker, batch.fill);
         let now = self.clock.now();
         for (from, peeled, packet) in batch.peeled {
             self.core.handle(now, Event::Peeled { from, peeled, packet });
@@ -469,45 +510,6 @@ impl Running {
             self.core.counters_mut().client_backlog += 1;
         }
     }
-
-    /// Takes nothing more in, finishes what was taken, syncs.
-    async fn stop(mut self) {
-        info!("stopping");
-        self.stopping.send_replace(true);
-        // Beside this task, which takes what the workers still pass on.
-        tokio::spawn(self.intake.clone().stop());
-        while let Some(batch) = self.inputs.batches.recv().await {
-            self.batch(batch);
-            self.act();
-        }
-        self.act();
-        let Self { mut core, mut links, clients, store, mut inputs, clock, ports, threads, .. } = self;
-        drop(store);
-        while let Some(outcomes) = inputs.outcomes.recv().await {
-            for (token, outcome) in outcomes {
-                core.handle(clock.now(), Event::Stored { token, outcome });
-            }
-            while let Some(action) = core.poll() {
-                // What would need the store again is left for the next start: nothing was promised yet.
-                if let Action::Send { to, packet } = action {
-                    links.send(to, packet);
-                }
-            }
-        }
-        drop((links, clients, inputs));
-        for thread in threads {
-            // They have ended: their channels are closed.
-            if thread.join().is_err() {
-                error!("a thread has panicked: report this");
-            }
-        }
-        for port in &ports {
-            // Links close when the peer has what they held.
-            let _ = timeout(DRAIN, port.wait_idle()).await;
-            port.close();
-        }
-        info!("stopped");
-    }
 }
 
 /// Hands each new ring to the workers.
@@ -521,28 +523,5 @@ async fn pass_rings(mut rings: watch::Receiver<Option<Ring>>, intake: Intake, mu
         if let Some(ring) = ring {
             intake.ring(&ring).await;
         }
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn first(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    async fn second(&mut self) {
-        self.first().await;
     }
 }

@@ -176,6 +176,12 @@ impl Keys {
         self.mix.iter().filter(|(e, _)| ahead.contains(&e.0)).map(|(e, key)| (*e, key.public.clone())).collect()
     }
 
+    /// Whether there is a mix key for this key epoch.
+    #[must_use]
+    pub fn holds(&self, epoch: KeyEpoch) -> bool {
+        self.mix.contains_key(&epoch)
+    }
+
     /// The length of key epochs in milliseconds, if a consensus has ever said it.
     #[must_use]
     pub const fn length(&self) -> Option<u64> {

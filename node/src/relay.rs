@@ -42,6 +42,9 @@ use crate::queue::{QueueBounds, QueueService};
 /// Packets that are delayed at once, about 700 MB; more are dropped.
 pub const MAX_DELAYED: usize = 32_768;
 
+/// How long a relay that is told to stop waits for delayed packets.
+pub const STOP_DELAY: Duration = Duration::from_secs(10);
+
 /// A client's link, by a number of the driver's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientLink(pub u64);
@@ -94,6 +97,9 @@ pub enum Event {
     },
     /// There is a newer consensus.
     Consensus(Arc<Consensus>),
+    /// The relay is told to stop. Packets due within [`STOP_DELAY`] still leave at their time; the others are dropped:
+    /// sent early, they would tell who came with whom. Their senders send them again.
+    Stop,
     /// Time has passed.
     Tick,
 }
@@ -184,6 +190,8 @@ pub struct Relay {
     rng: Box<dyn CryptoRng + Send>,
     out: VecDeque<Action>,
     purge_at: Option<Mono>,
+    /// When the last delayed packet may leave, once the relay has been told to stop.
+    stop_at: Option<Mono>,
 }
 
 impl fmt::Debug for Relay {
@@ -211,6 +219,7 @@ impl Relay {
             rng,
             out: VecDeque::new(),
             purge_at: None,
+            stop_at: None,
         }
     }
 
@@ -225,6 +234,10 @@ impl Relay {
                 queues.stored(&mut cx, token, outcome);
             }
             Event::Consensus(consensus) => self.layers.update(&consensus, now.wall),
+            Event::Stop => {
+                let last = *self.stop_at.get_or_insert(now.mono + STOP_DELAY);
+                self.counters.stopped += self.delays.drop_after(last);
+            }
             Event::Tick => {}
         }
         self.due(now);
@@ -239,6 +252,12 @@ impl Relay {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
         [self.delays.next_due(), self.queues.next_due()].into_iter().flatten().min()
+    }
+
+    /// Packets that wait for their time; after [`Event::Stop`] none is left within [`STOP_DELAY`].
+    #[must_use]
+    pub fn delayed(&self) -> usize {
+        self.delays.len()
     }
 
     /// What has been counted since the start.
@@ -266,6 +285,9 @@ impl Relay {
         match next {
             Next::Forward { to, delay } if delay.is_zero() => self.forward(to, packet),
             Next::Forward { .. } if self.delays.len() >= self.bounds.delayed => self.counters.delay_full += 1,
+            Next::Forward { delay, .. } if self.stop_at.is_some_and(|last| now.mono + delay > last) => {
+                self.counters.stopped += 1;
+            }
             Next::Forward { to, delay } => {
                 let tie = self.rng.next_u64();
                 self.delays.push(now.mono + delay, tie, to, packet);

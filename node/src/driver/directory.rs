@@ -1,5 +1,6 @@
 //! The relay and the directory: keys turned in time, descriptors posted, consensuses fetched.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +14,17 @@ use posta_protocol::now::Wall;
 use posta_protocol::params::RELAY_CLOCK_SKEW;
 use rand::RngExt;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use super::cache::Cache;
 use super::clock::{Utc, wall};
 use super::links::Held;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::keys::{KeyError, Keys};
+use crate::relay::replay::Fill;
 use crate::relay::worker::Ring;
 
 /// Between two attempts while there is no consensus at all, or the descriptor isn't everywhere: at first, at most.
@@ -94,8 +98,8 @@ pub(crate) async fn turn_keys(
 }
 
 impl Directory {
-    /// Fetches each consensus as it comes.
-    pub(crate) async fn fetch(self: Arc<Self>, newest: watch::Sender<Option<Arc<Consensus>>>) {
+    /// Fetches each consensus as it comes, and keeps it on disk.
+    pub(crate) async fn fetch(self: Arc<Self>, newest: watch::Sender<Option<Arc<Consensus>>>, cache: Cache) {
         let mut pause = RETRY_FIRST;
         let mut said = String::new();
         loop {
@@ -104,7 +108,10 @@ impl Directory {
                 Ok((consensus, _)) => {
                     self.look_at(&consensus, held.is_none());
                     said.clear();
-                    newest.send_replace(Some(Arc::new(consensus)));
+                    let consensus = Arc::new(consensus);
+                    // Before anyone acts on it: a relay that must start again because of it starts with it.
+                    keep(&cache, &consensus, held).await;
+                    newest.send_replace(Some(consensus));
                 }
                 Err(FetchError::NothingNewer) => {}
                 // A network that is just starting.
@@ -152,13 +159,14 @@ impl Directory {
         }
     }
 
-    /// Posts the descriptor: at the start, with new keys, every half epoch. Ends only if the authorities refuse a first
+    /// Posts the descriptor: at the start, with new keys, when the replay filter fills up, every half epoch. Ends only if the authorities refuse a first
     /// one for a reason that doesn't pass.
     pub(crate) async fn post(
         self: Arc<Self>,
         signer: Arc<Signer>,
         mut public: watch::Receiver<PublicKeys>,
         consensus: Held,
+        mut fill: watch::Receiver<Fill>,
     ) -> Failure {
         let mut pause = RETRY_FIRST;
         let mut said = String::new();
@@ -167,7 +175,8 @@ impl Directory {
         loop {
             let mix_keys = public.borrow_and_update().clone();
             let epoch = consensus.borrow().as_ref().map(|c| c.params().epoch_ms());
-            let posted = match self.descriptor(&signer, mix_keys, wall()) {
+            let capacity = fill.borrow_and_update().advertised(self.config.capacity);
+            let posted = match self.descriptor(&signer, mix_keys, capacity, wall()) {
                 Ok(bytes) => post_descriptor(&self.network, &self.dialer, &bytes).await,
                 Err(failure) => return failure,
             };
@@ -197,11 +206,12 @@ impl Directory {
             tokio::select! {
                 () = sleep(wait) => {}
                 changed = public.changed() => if changed.is_err() { sleep(wait).await },
+                changed = fill.changed() => if changed.is_err() { sleep(wait).await },
             }
         }
     }
 
-    fn descriptor(&self, signer: &Signer, mix_keys: PublicKeys, now: Wall) -> Result<Vec<u8>, Failure> {
+    fn descriptor(&self, signer: &Signer, mix_keys: PublicKeys, capacity: u32, now: Wall) -> Result<Vec<u8>, Failure> {
         let config = &self.config;
         let descriptor = Descriptor {
             certificate: *signer.keys.certificate(),
@@ -211,13 +221,21 @@ impl Directory {
             roles: config.directory_roles(),
             family: config.family_key(),
             operator: signer.operator,
-            capacity: config.capacity,
+            capacity,
             published: now,
             mix_keys,
             extensions: Extensions::default(),
         };
         let signed = descriptor.sign(signer.keys.signing()).map_err(Failure::usage)?;
         Ok(signed.into_bytes())
+    }
+}
+
+async fn keep(cache: &Cache, consensus: &Arc<Consensus>, held: Option<Arc<Consensus>>) {
+    let (cache, consensus) = (cache.clone(), Arc::clone(consensus));
+    let kept = spawn_blocking(move || cache.keep(&consensus, held.as_deref())).await;
+    if let Err(e) = kept.unwrap_or_else(|e| Err(io::Error::other(e))) {
+        warn!("the consensus can't be kept on disk: {e}; a restart will need an authority");
     }
 }
 

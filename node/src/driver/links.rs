@@ -176,7 +176,6 @@ type Dial = Pin<Box<dyn Future<Output = Option<Link>> + Send>>;
 
 impl PeerTask {
     async fn run(mut self) {
-        let mut stopping = self.shared.stopping.clone();
         let mut waiting: Option<Packet> = None;
         let mut dial: Option<Dial> = None;
         let mut failures = 0;
@@ -205,6 +204,8 @@ impl PeerTask {
                             failures = 0;
                             self.adopt(link);
                         }
+                        // The owner let go, and there is no link for what it left.
+                        None if !owned => return,
                         None => failures += 1,
                     }
                 }
@@ -212,7 +213,6 @@ impl PeerTask {
                     debug!("the link to relay {} is closed", self.id.short());
                     self.current = None;
                 }
-                _ = stopping.wait_for(|stop| *stop), if self.current.is_none() => return,
             }
         }
     }

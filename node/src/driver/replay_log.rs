@@ -10,6 +10,10 @@
 //! ```
 //! Each run writes files of its own, so a torn record at the end of an older one harms nothing. A file's header is
 //! synced, and its folder, before the first record: a file that the machine lost was never used.
+//!
+//! A full key epoch is 16 bytes for each packet: 1.07 GB with the default capacity, and a second one of up to the same
+//! size beside it for the minutes in which both have keys. At a start the files of key epochs that have keys are read
+//! once, 64 KB at a time; the others are removed unread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -65,6 +69,21 @@ pub struct Loaded {
     pub run: u64,
     /// Key epochs of which tags may be missing: their keys must be destroyed before they are used.
     pub spoiled: BTreeSet<KeyEpoch>,
+}
+
+/// What the folder holds: records by key epoch, by the files' sizes. To be asked before [`load`], which then finds room
+/// made for them.
+///
+/// # Errors
+/// What the system says.
+pub fn sizes(dir: &Path) -> io::Result<BTreeMap<KeyEpoch, u64>> {
+    fs::create_dir_all(dir)?;
+    let mut sizes = BTreeMap::new();
+    for (path, epoch, _) in files(dir)? {
+        let records = fs::metadata(&path)?.len().saturating_sub(HEADER_LEN as u64) / RECORD_LEN as u64;
+        *sizes.entry(epoch).or_default() += records;
+    }
+    Ok(sizes)
 }
 
 /// Reads everything that earlier runs wrote, and makes it lasting. `restore` takes each record and says whether it had

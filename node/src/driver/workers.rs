@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::replay_log::ShardLog;
 use crate::relay::Source;
-use crate::relay::replay::{ReplaySecret, Route};
+use crate::relay::replay::{Fill, ReplaySecret, Route};
 use crate::relay::worker::{Peeler, Ring};
 
 #[cfg(test)]
@@ -32,9 +32,11 @@ pub(crate) enum Job {
     Stop,
 }
 
-/// A batch of peeled packets, and how many were dropped on the way.
+/// A batch of peeled packets, how many were dropped on the way, and how full the worker's share of the filter is.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
+    pub(crate) worker: usize,
+    pub(crate) fill: Fill,
     pub(crate) peeled: Vec<(Source, Peeled, Packet)>,
     pub(crate) refused: u64,
     pub(crate) full: u64,
@@ -85,10 +87,10 @@ pub(crate) fn start(
 ) -> io::Result<(Intake, Vec<JoinHandle<()>>)> {
     let mut senders = Vec::with_capacity(workers.len());
     let mut threads = Vec::with_capacity(workers.len());
-    for (peeler, log) in workers {
+    for (number, (peeler, log)) in workers.into_iter().enumerate() {
         let (sender, jobs) = mpsc::channel(WORKER_QUEUE);
         let batches = batches.clone();
-        let run = move || Worker { peeler, log, batches, failed: false }.run(jobs);
+        let run = move || Worker { number, peeler, log, batches, failed: false }.run(jobs);
         threads.push(thread::Builder::new().name("posta-peel".into()).spawn(run)?);
         senders.push(sender);
     }
@@ -96,6 +98,7 @@ pub(crate) fn start(
 }
 
 struct Worker {
+    number: usize,
     peeler: Peeler,
     log: ShardLog,
     batches: mpsc::Sender<Batch>,
@@ -106,13 +109,14 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.blocking_recv() {
-            let mut batch = Batch::default();
+            let mut batch = Batch { worker: self.number, ..Batch::default() };
             let mut goes_on = self.work(job, &mut batch);
             for _ in 1..BATCH {
                 let Ok(job) = jobs.try_recv() else { break };
                 goes_on &= self.work(job, &mut batch);
             }
             self.write(&mut batch);
+            batch.fill = self.peeler.fill();
             if self.batches.blocking_send(batch).is_err() || !goes_on {
                 break;
             }

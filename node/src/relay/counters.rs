@@ -28,6 +28,8 @@ pub struct Counters {
     pub illegal_route: u64,
     /// Dropped: too many packets were being delayed.
     pub delay_full: u64,
+    /// Dropped: the relay stops before their time.
+    pub stopped: u64,
     /// Dropped: for an inbox that isn't here.
     pub no_inbox: u64,
     /// Dropped: the oldest packet of an inbox whose buffer was full.

@@ -35,6 +35,13 @@ impl DelayQueue {
         self.heap.pop().map(|held| (held.to, held.packet))
     }
 
+    /// Drops what is due after `last`, and says how many packets that were.
+    pub(crate) fn drop_after(&mut self, last: Mono) -> u64 {
+        let before = self.heap.len();
+        self.heap.retain(|held| held.due <= last);
+        (before - self.heap.len()) as u64
+    }
+
     pub(crate) fn next_due(&self) -> Option<Mono> {
         self.heap.peek().map(|held| held.due)
     }

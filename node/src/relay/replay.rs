@@ -13,11 +13,18 @@ use posta_protocol::onion::ReplayTag;
 use posta_protocol::packet::Packet;
 use posta_protocol::secret::Secret;
 
-/// Packets that a relay tells apart in one key epoch, all its workers together; beyond it packets are refused. The
-/// tables then take 0.67 GB.
-pub const MAX_FINGERPRINTS: usize = 1 << 26;
-/// Slots of a table at first; it doubles up to its share of the capacity.
-const FIRST_SLOTS: usize = 1024;
+mod table;
+
+use self::table::{Inserted, Table};
+
+/// Packets that a relay tells apart in one key epoch, all its workers together, unless its operator says otherwise;
+/// beyond it packets are refused. The tables of a key epoch then take 0.72 GB, and they grow into that: 11 bytes for each
+/// packet when full, up to four times as many a little after a larger table was opened.
+pub const DEFAULT_MAX_TAGS: u64 = 1 << 26;
+/// Fewest that can be asked for.
+pub const LEAST_MAX_TAGS: u64 = 1 << 10;
+/// Most that can be asked for: 46 GB, and a packet in 2^32 refused wrongly.
+pub const MOST_MAX_TAGS: u64 = 1 << 32;
 
 /// The secret under which fingerprints are made; it stays with the relay, for the log outlives the process.
 pub struct ReplaySecret(Secret<32>);
@@ -143,7 +150,18 @@ impl ReplayShard {
     /// Fingerprints held for a key epoch.
     #[must_use]
     pub fn len(&self, epoch: KeyEpoch) -> usize {
-        self.epochs.get(&epoch).map_or(0, |table| table.used)
+        self.epochs.get(&epoch).map_or(0, Table::len)
+    }
+
+    /// How full the key epoch's share is.
+    #[must_use]
+    pub fn fill(&self, epoch: KeyEpoch) -> Fill {
+        Fill::of(self.len(epoch), self.capacity)
+    }
+
+    /// Makes room for what a log holds of a key epoch, before it is restored.
+    pub fn reserve(&mut self, epoch: KeyEpoch, expected: usize) {
+        self.epochs.entry(epoch).or_default().reserve(expected, self.capacity);
     }
 
     fn insert(&mut self, seen: Seen) -> Inserted {
@@ -151,61 +169,47 @@ impl ReplayShard {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inserted {
-    New,
-    Known,
+/// How full a filter is, in steps so coarse that the directory, which is told, learns no packet count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fill {
+    /// Below four fifths.
+    #[default]
+    Room,
+    /// Four fifths or more.
+    High,
+    /// Nine tenths or more.
+    VeryHigh,
+    /// There is no room: packets are refused.
     Full,
 }
 
-/// Open addressing with linear probing; 0 marks a free slot. The front of a fingerprint picks the slot, so any number
-/// of slots will do.
-#[derive(Debug, Default)]
-struct Table {
-    slots: Vec<u64>,
-    used: usize,
-}
-
-impl Table {
-    fn insert(&mut self, fingerprint: u64, capacity: usize) -> Inserted {
-        // Two fingerprints become one: at most one packet in 2^63 more is refused.
-        let fingerprint = fingerprint.max(1);
-        if self.find(fingerprint).is_some_and(|at| self.slots.get(at) == Some(&fingerprint)) {
-            return Inserted::Known;
-        }
-        if self.used >= capacity {
-            return Inserted::Full;
-        }
-        // A fifth stays free: probes are short.
-        if (self.used + 1) * 5 > self.slots.len() * 4 {
-            self.grow(capacity);
-        }
-        self.place(fingerprint);
-        self.used += 1;
-        Inserted::New
-    }
-
-    /// Where the fingerprint is, or the free slot where it belongs.
-    fn find(&self, fingerprint: u64) -> Option<usize> {
-        let n = self.slots.len();
-        let start = ((u128::from(fingerprint) * n as u128) >> 64) as usize;
-        let is_it = |at: &usize| self.slots.get(*at).is_some_and(|slot| *slot == 0 || *slot == fingerprint);
-        (start..n).find(is_it).or_else(|| (0..start).find(is_it))
-    }
-
-    fn place(&mut self, fingerprint: u64) {
-        if let Some(slot) = self.find(fingerprint).and_then(|at| self.slots.get_mut(at)) {
-            *slot = fingerprint;
+impl Fill {
+    /// The step of a filter with `used` of `capacity`.
+    #[must_use]
+    pub const fn of(used: usize, capacity: usize) -> Self {
+        let (used, capacity) = (used as u128, capacity as u128);
+        if used >= capacity {
+            Self::Full
+        } else if used * 10 >= capacity * 9 {
+            Self::VeryHigh
+        } else if used * 5 >= capacity * 4 {
+            Self::High
+        } else {
+            Self::Room
         }
     }
 
-    fn grow(&mut self, capacity: usize) {
-        let last = capacity.saturating_mul(5) / 4 + 2;
-        let slots = (self.slots.len() * 2).max(FIRST_SLOTS).min(last);
-        let old = std::mem::replace(&mut self.slots, vec![0; slots]);
-        for fingerprint in old.into_iter().filter(|f| *f != 0) {
-            self.place(fingerprint);
-        }
+    /// What the directory is told of a relay that is configured for `capacity` packets per second: half from four fifths
+    /// on, a quarter from nine tenths on, a sixteenth when full, never nothing.
+    #[must_use]
+    pub const fn advertised(self, capacity: u32) -> u32 {
+        let lowered = match self {
+            Self::Room => return capacity,
+            Self::High => capacity / 2,
+            Self::VeryHigh => capacity / 4,
+            Self::Full => capacity / 16,
+        };
+        if lowered == 0 { 1 } else { lowered }
     }
 }
 
@@ -234,10 +238,43 @@ mod tests {
         }
         assert_eq!(shard.check(KeyEpoch(1), &tag(10_000), Route(0)), Verdict::Full);
         assert_eq!(shard.len(KeyEpoch(1)), 10_000);
-        assert!(shard.epochs[&KeyEpoch(1)].slots.len() <= 12_502);
+        assert!(shard.epochs[&KeyEpoch(1)].slots() <= 13_340, "never more than a third above the capacity");
         assert!(matches!(shard.check(KeyEpoch(2), &tag(1), Route(1)), Verdict::New(_)), "another epoch");
         shard.forget_before(KeyEpoch(2));
         assert_eq!((shard.len(KeyEpoch(1)), shard.len(KeyEpoch(2))), (0, 1));
+    }
+
+    #[test]
+    fn tables_are_never_moved_and_never_take_more_than_their_share() {
+        for (capacity, expected) in [(1, 0), (1024, 0), (5000, 0), (200_000, 0), (200_000, 70_000), (3000, 9000)] {
+            let mut shard = shard(capacity);
+            shard.reserve(KeyEpoch(1), expected);
+            for n in 0..capacity as u64 + 5 {
+                let new = matches!(shard.check(KeyEpoch(1), &tag(n), Route(n)), Verdict::New(_));
+                assert_eq!(new, n < capacity as u64, "{n} of {capacity}");
+            }
+            // 10.7 bytes each, and a word for each table.
+            let slots = shard.epochs[&KeyEpoch(1)].slots();
+            assert!(slots <= capacity * 4 / 3 + 8, "{slots} of {capacity}");
+            assert!((0..capacity as u64).all(|n| shard.check(KeyEpoch(1), &tag(n), Route(n)) == Verdict::Replay));
+        }
+        assert_eq!(shard(0).check(KeyEpoch(1), &tag(1), Route(1)), Verdict::Full);
+    }
+
+    #[test]
+    fn a_filter_that_fills_up_lowers_what_the_directory_is_told() {
+        let mut shard = shard(100);
+        let mut steps = Vec::new();
+        for n in 0..101 {
+            let fill = shard.fill(KeyEpoch(1));
+            if steps.last().is_none_or(|(_, last)| *last != fill.advertised(1000)) {
+                steps.push((n, fill.advertised(1000)));
+            }
+            shard.check(KeyEpoch(1), &tag(n), Route(n));
+        }
+        assert_eq!(steps, [(0, 1000), (80, 500), (90, 250), (100, 62)]);
+        assert_eq!(shard.fill(KeyEpoch(2)), Fill::Room, "the next key epoch starts empty");
+        assert_eq!(Fill::Full.advertised(3), 1, "never nothing");
     }
 
     #[test]

@@ -7,14 +7,14 @@ use posta_protocol::ids::KeyEpoch;
 use posta_protocol::onion::{self, KeyRing, Peeled};
 use posta_protocol::packet::Packet;
 
-use super::replay::{ReplayShard, Route, Seen, Verdict};
+use super::replay::{Fill, ReplayShard, Route, Seen, Verdict};
 
 /// The keys of this moment, and the key epochs that they are of.
 #[derive(Clone, Debug)]
 pub struct Ring {
     /// The keys.
     pub keys: Arc<KeyRing>,
-    /// Their key epochs; the replay filter forgets those before.
+    /// Their key epochs, the current one first; the replay filter forgets those before all of them.
     pub epochs: Vec<KeyEpoch>,
 }
 
@@ -24,6 +24,10 @@ impl Ring {
     pub fn oldest(&self) -> KeyEpoch {
         self.epochs.iter().min().copied().unwrap_or_default()
     }
+
+    fn current(&self) -> KeyEpoch {
+        self.epochs.first().copied().unwrap_or_default()
+    }
 }
 
 /// Peels packets and remembers them. No I/O: what was newly seen is written by the driver before any packet of the
@@ -31,6 +35,7 @@ impl Ring {
 #[derive(Debug)]
 pub struct Peeler {
     ring: Arc<KeyRing>,
+    current: KeyEpoch,
     seen: ReplayShard,
     log: Vec<Seen>,
     full: u64,
@@ -41,12 +46,13 @@ impl Peeler {
     #[must_use]
     pub fn new(ring: Ring, mut seen: ReplayShard) -> Self {
         seen.forget_before(ring.oldest());
-        Self { ring: ring.keys, seen, log: Vec::new(), full: 0 }
+        Self { current: ring.current(), ring: ring.keys, seen, log: Vec::new(), full: 0 }
     }
 
     /// Changes the keys and forgets what was seen in epochs without one.
     pub fn set_ring(&mut self, ring: Ring) {
         self.seen.forget_before(ring.oldest());
+        self.current = ring.current();
         self.ring = ring.keys;
     }
 
@@ -64,7 +70,7 @@ impl Peeler {
     /// # Errors
     /// As [`Peeler::peel`].
     pub fn peel_routed(&mut self, packet: &mut Packet, route: Route) -> Result<Peeled, Refused> {
-        let Self { ring, seen, log, full } = self;
+        let Self { ring, seen, log, full, .. } = self;
         onion::peel(ring, packet, |epoch, tag| match seen.check(epoch, tag, route) {
             Verdict::New(new) => {
                 log.push(new);
@@ -88,5 +94,11 @@ impl Peeler {
     #[must_use]
     pub fn take_full(&mut self) -> u64 {
         std::mem::take(&mut self.full)
+    }
+
+    /// How full the current key epoch's share of the filter is.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        self.seen.fill(self.current)
     }
 }

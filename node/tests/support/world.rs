@@ -70,22 +70,30 @@ pub fn mix_key(relay: RelayId, epoch: KeyEpoch) -> KemSecretKey {
     KemSecretKey::from_seed(&Secret::new(seed)).unwrap()
 }
 
-/// A consensus for the key epoch at `at` and the next one, signed by one authority and verified.
-pub fn consensus(at: Wall) -> Arc<Consensus> {
-    let identity = SignKey::from_seed(&Secret::new([9; 32]));
-    let signing = SignKey::from_seed(&Secret::new([10; 32]));
-    let known = Authorities::new(vec![Authority {
-        id: AuthorityId(identity.public()),
+fn authority() -> SignKey {
+    SignKey::from_seed(&Secret::new([9; 32]))
+}
+
+/// The one authority, at an address where nobody answers.
+pub fn authorities() -> Authorities {
+    Authorities::new(vec![Authority {
+        id: AuthorityId(authority().public()),
         link_key: LinkPublicKey([9; 32]),
         addresses: vec!["127.0.0.1:1".parse().unwrap()],
     }])
-    .unwrap();
-    let mut params = Params::default();
-    assert!(params.set(parameter::KEY_EPOCH_MS, KEY_EPOCH.as_millis() as u64));
-    let epoch = epoch_at(at);
-    let entry = |(id, position): (RelayId, Position)| RelayEntry {
+    .unwrap()
+}
+
+/// A consensus for the key epoch at `at` and the next one, signed by one authority and verified.
+pub fn consensus(at: Wall) -> Arc<Consensus> {
+    consensus_of(at, ALL.map(|(id, position)| entry(id, LinkPublicKey(id.0), position)).into())
+}
+
+/// What a consensus says of a relay.
+pub fn entry(id: RelayId, link_key: LinkPublicKey, position: Position) -> RelayEntry {
+    RelayEntry {
         id,
-        link_key: LinkPublicKey(id.0),
+        link_key,
         link_addresses: vec!["127.0.0.1:5".parse().unwrap()],
         client_addresses: Vec::new(),
         roles: if position == Position::Edge { Roles::EDGE } else { Roles::MIX },
@@ -93,7 +101,16 @@ pub fn consensus(at: Wall) -> Arc<Consensus> {
         operator: OperatorId([0; 16]),
         capacity: 1,
         layers: vec![Some(position); 2],
-    };
+    }
+}
+
+/// As [`consensus`], of these relays.
+pub fn consensus_of(at: Wall, relays: Vec<RelayEntry>) -> Arc<Consensus> {
+    let (identity, known) = (authority(), authorities());
+    let signing = SignKey::from_seed(&Secret::new([10; 32]));
+    let mut params = Params::default();
+    assert!(params.set(parameter::KEY_EPOCH_MS, KEY_EPOCH.as_millis() as u64));
+    let epoch = epoch_at(at);
     let hour = Duration::from_secs(3600);
     let body = ConsensusBody {
         geometry: G,
@@ -105,7 +122,7 @@ pub fn consensus(at: Wall) -> Arc<Consensus> {
         shared_random: [0; 32],
         params,
         key_epochs: [epoch, epoch.next()].map(|epoch| KeyEpochPart { epoch, mix_keys: Hash([0; 32]) }).into(),
-        relays: ALL.map(entry).into(),
+        relays,
         extensions: Extensions::default(),
     };
     let bytes = body.encode();

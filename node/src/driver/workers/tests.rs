@@ -33,7 +33,7 @@ fn worker(dir: &Path, capacity: usize) -> (Worker, mpsc::Receiver<Batch>) {
     let peeler = Peeler::new(Ring { keys, epochs: vec![EPOCH] }, shard);
     let owner = LogOwner { dir: dir.to_owned(), relay: ME, boot: BootId([1; 16]) };
     let (batches, seen) = mpsc::channel(1);
-    (Worker { peeler, log: ShardLog::new(owner, 0, 1, 0), batches, failed: false }, seen)
+    (Worker { number: 0, peeler, log: ShardLog::new(owner, 0, 1, 0), batches, failed: false }, seen)
 }
 
 fn made(relay: RelayId, epoch: KeyEpoch, geometry: Geometry, seed: u64) -> Packet {

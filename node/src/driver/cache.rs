@@ -1,0 +1,100 @@
+//! The newest consensus on disk, so that a restart needs no authority, and the last one before its key epochs changed,
+//! so that packets of the key epoch that has just ended still find their way.
+//!
+//! Two files in the state folder, `consensus` and `consensus.before`, each a consensus as the network signed it. They are
+//! replaced whole, and not synced: one that the machine loses or garbles fails its signatures, and is fetched again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use posta_protocol::document::{Authorities, Consensus, UnverifiedConsensus};
+use posta_protocol::error::Untrusted;
+use posta_protocol::now::Wall;
+use posta_protocol::params::RELAY_CLOCK_SKEW;
+use tracing::{info, warn};
+
+const NEWEST: &str = "consensus";
+const BEFORE: &str = "consensus.before";
+
+/// Where the consensuses are kept.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    dir: PathBuf,
+}
+
+/// What was kept and is still of use.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Valid now.
+    pub newest: Option<Arc<Consensus>>,
+    /// Lists the key epoch before the current one. It may have expired.
+    before: Option<Arc<Consensus>>,
+}
+
+impl Known {
+    /// Those that say something of the same network's key epochs before `held` does, the oldest first.
+    #[must_use]
+    pub fn for_layers(&self, held: &Consensus) -> Vec<Arc<Consensus>> {
+        let same = |c: &&Arc<Consensus>| {
+            c.epoch() < held.epoch()
+                && c.geometry() == held.geometry()
+                && c.params().key_epoch_ms() == held.params().key_epoch_ms()
+        };
+        [&self.before, &self.newest].into_iter().flatten().filter(same).cloned().collect()
+    }
+}
+
+impl Cache {
+    /// In this state folder.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self { dir: state_dir.to_owned() }
+    }
+
+    /// Reads and verifies what was kept. What can't be used is passed over, and the log says so.
+    #[must_use]
+    pub fn load(&self, authorities: &Authorities, now: Wall) -> Known {
+        let newest = self.read(NEWEST, |c| c.verify(authorities, now, RELAY_CLOCK_SKEW));
+        let before = self.read(BEFORE, |c| c.verify_signatures(authorities));
+        if let Some(newest) = &newest {
+            info!("starting with the kept consensus of epoch {}", newest.epoch().0);
+        }
+        let lists_the_last =
+            |c: &Arc<Consensus>| c.key_epochs().iter().any(|part| part.epoch.next() == c.key_epoch_at(now));
+        Known { newest, before: before.filter(lists_the_last) }
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        verify: impl FnOnce(UnverifiedConsensus) -> Result<Consensus, Untrusted>,
+    ) -> Option<Arc<Consensus>> {
+        let bytes = match fs::read(self.dir.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+            read => read.map_err(|e| e.to_string()),
+        };
+        let verified =
+            bytes.and_then(|bytes| UnverifiedConsensus::decode(&bytes).and_then(verify).map_err(|e| e.to_string()));
+        verified.map(Arc::new).inspect_err(|e| warn!("the kept {name} is of no use and is fetched again: {e}")).ok()
+    }
+
+    /// Keeps a consensus, and the one held until now if it lists a key epoch that the new one has left out.
+    ///
+    /// # Errors
+    /// What the system says; what was kept before is then still there.
+    pub fn keep(&self, new: &Consensus, held: Option<&Consensus>) -> io::Result<()> {
+        let first = |c: &Consensus| c.key_epochs().first().map(|part| part.epoch);
+        if let Some(held) = held.filter(|held| first(held) < first(new)) {
+            self.write(BEFORE, held)?;
+        }
+        self.write(NEWEST, new)
+    }
+
+    fn write(&self, name: &str, consensus: &Consensus) -> io::Result<()> {
+        let temporary = self.dir.join(format!(".{name}.tmp"));
+        fs::write(&temporary, consensus.encode())?;
+        fs::rename(&temporary, self.dir.join(name))
+    }
+}

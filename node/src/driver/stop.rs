@@ -1,0 +1,117 @@
+//! The end in order: nothing more is taken in, and nothing is lost that needn't be.
+//!
+//! 1. Links and clients are no longer accepted or read; the workers peel what they have, sync their logs and end.
+//! 2. Delayed packets leave at their time, for [`crate::relay::STOP_DELAY`] at most; later ones were dropped and counted.
+//! 3. The store does what it was asked for, and answers go out.
+//! 4. Links hand over what they have taken, and close with the code that says it was meant.
+//!
+//! A second signal ends it at once: what is in memory is lost, nothing on disk is. The directory protocol has no
+//! withdrawal; a relay that stops is left out once its descriptor is too old.
+
+use std::future::Future;
+use std::time::Duration;
+
+use posta_protocol::now::Mono;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep_until, timeout};
+use tracing::{error, info};
+
+use super::Running;
+use crate::failure::Failure;
+use crate::relay::{Action, Event, STOP_DELAY};
+
+/// How long the links of a port may take at the end to hand over what they have taken.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long everything together may take; a disk that doesn't answer holds nobody up for longer.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// Waits for the end, for a second signal, or until it takes too long.
+pub(super) async fn within_bounds(end: impl Future<Output = ()>, signals: &mut Stop) -> Result<(), Failure> {
+    tokio::select! {
+        ended = timeout(STOP_WITHIN, end) => ended.map_err(|_| {
+            Failure::other(format_args!("did not stop within {} s: its disk or a link holds it up", STOP_WITHIN.as_secs()))
+        }),
+        () = signals.second() => Err(Failure::other("stopped at once, by a second signal")),
+    }
+}
+
+impl Running {
+    /// Takes nothing more in, finishes what was taken, syncs.
+    pub(super) async fn stop(mut self) {
+        info!("stopping");
+        self.stopping.send_replace(true);
+        self.core.handle(self.clock.now(), Event::Stop);
+        if self.core.delayed() > 0 {
+            info!("delayed packets are let out, for {} s at most", STOP_DELAY.as_secs());
+        }
+        // Beside this task, which takes what the workers still pass on.
+        tokio::spawn(self.intake.clone().stop());
+        let mut peeling = true;
+        loop {
+            self.act();
+            if !peeling && self.core.delayed() == 0 {
+                break;
+            }
+            let next = self.core.poll_timeout().unwrap_or(Mono(u64::MAX)).min(self.clock.now().mono + STOP_DELAY);
+            tokio::select! {
+                batch = self.inputs.batches.recv(), if peeling => match batch {
+                    Some(batch) => self.batch(batch),
+                    None => peeling = false,
+                },
+                Some(outcomes) = self.inputs.outcomes.recv() => self.outcomes(outcomes),
+                () = sleep_until(self.clock.instant(next)) => self.core.handle(self.clock.now(), Event::Tick),
+            }
+        }
+        let Self { mut core, mut links, clients, store, mut inputs, clock, ports, threads, .. } = self;
+        drop(store);
+        while let Some(outcomes) = inputs.outcomes.recv().await {
+            for (token, outcome) in outcomes {
+                core.handle(clock.now(), Event::Stored { token, outcome });
+            }
+            while let Some(action) = core.poll() {
+                // What would need the store again is left for the next start: nothing was promised yet.
+                if let Action::Send { to, packet } = action {
+                    links.send(to, packet);
+                }
+            }
+        }
+        drop((links, clients, inputs));
+        // Their channels are closed: they end. Waited for elsewhere, so that a second signal is seen meanwhile.
+        let joined = spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        if !joined.await.unwrap_or(false) {
+            error!("a thread has panicked: report this");
+        }
+        for port in &ports {
+            // Links close when the peer has what they held.
+            let _ = timeout(DRAIN, port.wait_idle()).await;
+            port.close();
+            // So that those that held on are told.
+            let _ = timeout(DRAIN, port.wait_idle()).await;
+        }
+        info!("stopped");
+    }
+}
+
+/// SIGTERM and SIGINT.
+pub(super) struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(super) async fn first(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    async fn second(&mut self) {
+        self.first().await;
+    }
+}
