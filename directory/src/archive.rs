@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! lock          held while the program runs
-//! voted         epoch (8) | attempt (4)
+//! voted         epoch (8) | attempt (4) | key epoch (8) | what was committed to (32)
 //! signed        epoch (8) | valid after (8) | hash (32)
 //! newest        consensus | mix keys, one part for each key epoch
 //! descriptors   what relays have posted
@@ -19,15 +19,16 @@ use posta_link::keys::atomic_write;
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::document::{Authorities, Header};
 use posta_protocol::error::{Malformed, Untrusted};
-use posta_protocol::ids::{Epoch, Hash};
+use posta_protocol::ids::{Epoch, Hash, KeyEpoch};
 use posta_protocol::now::Wall;
 use posta_protocol::params::{
     MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_KEY_EPOCHS, MAX_MIX_KEYS_LEN, MAX_RELAYS, MAX_VOTE_LEN,
 };
+use posta_protocol::secret::Secret;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::authority::{Memory, Published, Record};
+use crate::authority::{Contribution, Memory, Published, Record};
 
 /// Pairs of documents kept as evidence; later ones are only counted in the log.
 pub const MAX_EVIDENCE: usize = 64;
@@ -84,7 +85,12 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Io`] or [`ArchiveError::Damaged`].
     pub fn load(&self, authorities: &Authorities) -> Result<Memory, ArchiveError> {
-        let voted = self.load_strict("voted", |r| Ok((Epoch(r.u64("voted")?), r.u32("voted")?)))?;
+        let voted = self.load_strict("voted", |r| {
+            let voted = (Epoch(r.u64("voted")?), r.u32("voted")?);
+            let key_epoch = KeyEpoch(r.u64("voted")?);
+            Ok((voted, Contribution { key_epoch, reveal: Secret::new(r.array("voted")?) }))
+        })?;
+        let (voted, contribution) = voted.unzip();
         let signed = self.load_strict("signed", |r| {
             Ok(Header { epoch: Epoch(r.u64("signed")?), valid_after: Wall(r.u64("signed")?), hash: Hash::read(r)? })
         })?;
@@ -97,7 +103,7 @@ impl Archive {
         });
         let descriptors =
             self.read("descriptors")?.and_then(|bytes| parse_descriptors(&bytes).ok()).unwrap_or_default();
-        Ok(Memory { voted, signed, newest, descriptors })
+        Ok(Memory { voted, contribution: contribution.map(Arc::new), signed, newest, descriptors })
     }
 
     fn load_strict<T>(
@@ -132,9 +138,11 @@ impl Archive {
     pub fn record(&self, record: &Record) -> Result<(), ArchiveError> {
         let mut w = Writer::with_capacity(Header::LEN);
         match record {
-            Record::Voted { epoch, attempt } => {
+            Record::Voted { epoch, attempt, contribution } => {
                 w.u64(epoch.0);
                 w.u32(*attempt);
+                w.u64(contribution.key_epoch.0);
+                w.bytes(contribution.reveal.expose());
                 self.write("voted", &w.finish())
             }
             Record::Signed(header) => {
@@ -218,12 +226,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(folder.path()).unwrap();
         let header = Header { epoch: Epoch(7), valid_after: Wall(70), hash: Hash([3; 32]) };
-        archive.record(&Record::Voted { epoch: Epoch(7), attempt: 2 }).unwrap();
+        let contribution = Arc::new(Contribution { key_epoch: KeyEpoch(9), reveal: Secret::new([5; 32]) });
+        let voted = Record::Voted { epoch: Epoch(7), attempt: 2, contribution: Arc::clone(&contribution) };
+        archive.record(&voted).unwrap();
         archive.record(&Record::Signed(header)).unwrap();
         assert!(matches!(Archive::open(folder.path()), Err(ArchiveError::InUse(_))), "one process at a time");
         drop(archive);
         let memory = Archive::open(folder.path()).unwrap().load(&authorities()).unwrap();
         assert_eq!((memory.voted, memory.signed), (Some((Epoch(7), 2)), Some(header)));
+        assert_eq!(memory.contribution, Some(contribution), "it reveals what it has committed to");
         assert!(memory.newest.is_none() && memory.descriptors.is_empty());
     }
 

@@ -1,14 +1,14 @@
 //! The authority's core: given the time, requests, answers and confirmations, it says what to do next.
 //!
-//! A round for an epoch goes vote → echo → gather → sign (reveals of the shared randomness will come between echo and
-//! gather). A phase ends as soon as everything from all authorities is in; at its deadline if enough is in; and else it
-//! waits, until the next epoch's round takes over. Normally a round begins in the middle of the epoch before. Without a
-//! valid consensus it begins at once, for the current epoch.
+//! A round for an epoch goes vote → echo → gather → sign. A phase ends as soon as everything from all authorities is
+//! in; at its deadline if enough is in; and else it waits, until the next epoch's round takes over. Normally a round
+//! begins in the middle of the epoch before. Without a valid consensus it begins at once, for the current epoch.
 //!
-//! What must never happen is a second signature for an epoch. So what was voted for and signed is recorded on disk first
-//! ([`Action::Record`]), and nothing leaves before that is confirmed ([`Event::Recorded`]).
+//! What must never happen is a second signature for an epoch. So what was voted for and signed is recorded on disk
+//! first ([`Action::Record`]), and nothing leaves before that is confirmed ([`Event::Recorded`]).
 
 mod calls;
+mod contribution;
 mod inbound;
 mod progress;
 mod round;
@@ -24,13 +24,15 @@ use posta_protocol::document::{
 };
 use posta_protocol::error::{Malformed, Untrusted};
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{AuthorityId, Epoch, Hash};
+use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch};
 use posta_protocol::now::{Mono, Now, Wall};
 use rand_core::CryptoRng;
 
 use crate::intake::{Held, Intake};
 use crate::tally::Outcome;
 use calls::{Call, Catching, Resend};
+pub use contribution::Contribution;
+use contribution::Seen;
 use round::{Key, Round};
 
 /// What an authority is and wants.
@@ -53,6 +55,8 @@ pub struct Settings {
 pub struct Memory {
     /// The last epoch and attempt voted for.
     pub voted: Option<(Epoch, u32)>,
+    /// What it has committed to in that vote.
+    pub contribution: Option<Arc<Contribution>>,
     /// The last document signed.
     pub signed: Option<Header>,
     /// The newest consensus.
@@ -98,7 +102,7 @@ impl Published {
 }
 
 /// What must be on disk before anything that rests on it leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A vote for this epoch and attempt.
     Voted {
@@ -106,6 +110,8 @@ pub enum Record {
         epoch: Epoch,
         /// The attempt.
         attempt: u32,
+        /// What the vote commits to, or reveals: after a restart it must reveal the same.
+        contribution: Arc<Contribution>,
     },
     /// The one document that is signed for its epoch.
     Signed(Header),
@@ -175,6 +181,9 @@ pub struct Authority<R> {
     actions: VecDeque<Action>,
     intake: Intake,
     voted: Option<(Epoch, u32)>,
+    contribution: Option<Arc<Contribution>>,
+    /// Commits and reveals of the others.
+    seen: BTreeMap<KeyEpoch, Seen>,
     signed: Option<Header>,
     newest: Option<Arc<Published>>,
     /// The one before: somebody may be fetching its parts, or build on it.
@@ -219,6 +228,8 @@ impl<R: CryptoRng> Authority<R> {
             actions: VecDeque::new(),
             intake,
             voted: memory.voted,
+            contribution: memory.contribution,
+            seen: BTreeMap::new(),
             signed: memory.signed,
             newest: memory.newest,
             former: None,

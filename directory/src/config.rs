@@ -17,6 +17,7 @@ use posta_protocol::error::{Misuse, Untrusted};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, SigningPublicKey};
 use posta_protocol::now::Wall;
+use posta_protocol::params::{DEFAULT_LAYER_MIN, MIN_EPOCHS_PER_KEY_EPOCH};
 use posta_protocol::registry::parameter;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -51,6 +52,8 @@ pub struct Config {
     pub epoch_ms: u64,
     /// Length of a key epoch in milliseconds; the same for all authorities.
     pub key_epoch_ms: u64,
+    /// Mixes that each layer must have; the same for all authorities.
+    pub layer_min: u64,
     /// Relays to wait for before the first consensus.
     pub bootstrap_relays: usize,
     /// Whether private and loopback addresses are allowed: test networks only.
@@ -67,6 +70,7 @@ impl Default for Config {
             network: PathBuf::from("network.toml"),
             epoch_ms: 3_600_000,
             key_epoch_ms: 6 * 3_600_000,
+            layer_min: DEFAULT_LAYER_MIN,
             bootstrap_relays: 3,
             reserved_networks: false,
             log_level: LogLevel::Info,
@@ -156,8 +160,13 @@ impl Config {
                 "`epoch_ms` must be at least 1000: a round doesn't fit into a shorter epoch",
             ));
         }
-        if config.key_epoch_ms < config.epoch_ms {
-            return Err(SetupError::Value("`key_epoch_ms` must not be below `epoch_ms`"));
+        if config.key_epoch_ms < config.epoch_ms.saturating_mul(MIN_EPOCHS_PER_KEY_EPOCH) {
+            return Err(SetupError::Value(
+                "`key_epoch_ms` must be at least 4 times `epoch_ms`: commits and reveals of the shared randomness take that long",
+            ));
+        }
+        if config.layer_min == 0 {
+            return Err(SetupError::Value("`layer_min` must be at least 1"));
         }
         Ok(config)
     }
@@ -179,6 +188,8 @@ impl Config {
              epoch_ms = {}\n\
              # Length of a key epoch in milliseconds: mix keys and layers change with it. Default: 21600000.\n\
              key_epoch_ms = {}\n\
+             # Mixes that each of the two layers must have; with fewer the network is refused as too small. Default: 2.\n\
+             layer_min = {}\n\
              # Relays to wait for before the first consensus. Default: 3.\n\
              bootstrap_relays = {}\n\
              # Whether private and loopback addresses are allowed: test networks only. Default: false.\n\
@@ -190,6 +201,7 @@ impl Config {
             quoted(&self.network),
             self.epoch_ms,
             self.key_epoch_ms,
+            self.layer_min,
             self.bootstrap_relays,
             self.reserved_networks,
             self.log_level,
@@ -202,6 +214,7 @@ impl Config {
         let mut params = Params::default();
         params.set(parameter::EPOCH_MS, self.epoch_ms);
         params.set(parameter::KEY_EPOCH_MS, self.key_epoch_ms);
+        params.set(parameter::LAYER_MIN, self.layer_min);
         params.set(parameter::RESERVED_NETWORKS, u64::from(self.reserved_networks));
         params
     }
@@ -302,6 +315,8 @@ mod tests {
         assert!(Config::load(&path).unwrap_err().to_string().contains("did you mean `epoch_ms`"));
         fs::write(&path, "epoch_ms = 5\n").unwrap();
         assert!(Config::load(&path).unwrap_err().to_string().contains("at least 1000"));
+        fs::write(&path, "epoch_ms = 5000\nkey_epoch_ms = 19999\n").unwrap();
+        assert!(Config::load(&path).unwrap_err().to_string().contains("4 times"), "no round of the randomness fits");
     }
 
     #[test]

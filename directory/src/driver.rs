@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use crate::archive::{Archive, ArchiveError};
 use crate::authority::{Action, Authority, Event, Record};
 use crate::config::Setup;
+use crate::randomness;
 
 /// Events that wait for the core; whoever has another one waits.
 const MAX_EVENTS: usize = 1_024;
@@ -192,7 +193,8 @@ impl Core {
                     }
                 }
                 Action::Record(record) => {
-                    self.on_disk(move |archive| archive.record(&record)).await?;
+                    let written = record.clone();
+                    self.on_disk(move |archive| archive.record(&written)).await?;
                     if let Record::Signed(header) = record {
                         debug!(epoch = header.epoch.0, "signing");
                     }
@@ -201,6 +203,9 @@ impl Core {
                 Action::Publish(published) => {
                     let consensus = &published.consensus;
                     info!(epoch = consensus.epoch().0, relays = consensus.relays().len(), "a new consensus");
+                    for problem in randomness::problems(consensus.body()) {
+                        warn!("{problem}");
+                    }
                     let descriptors = self.authority.descriptors();
                     self.on_disk(move |archive| archive.publish(&published, &descriptors)).await?;
                 }

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`authority`] | the core: rounds, schedule, catching up; no I/O |
 //! | [`intake`] | descriptors that relays post: what is accepted |
-//! | [`tally`], [`layers`] | votes in, consensus out: pure, the same everywhere |
+//! | [`tally`], [`randomness`] | votes in, consensus out: pure, the same everywhere |
 //! | [`archive`] | what is on disk, above all what was signed |
 //! | [`driver`] | sockets, clocks, tasks |
 //! | [`config`], [`cli`] | what an operator meets |
@@ -22,6 +22,6 @@ pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod intake;
-pub mod layers;
+pub mod randomness;
 pub mod show;
 pub mod tally;

@@ -3,10 +3,12 @@
 use std::fmt::Write;
 
 use posta_link::fetch::to_hex;
-use posta_protocol::document::{Consensus, Position, RelayEntry};
+use posta_protocol::document::{Consensus, Deal, Origin, Position, RelayEntry};
 use posta_protocol::ids::KeyEpoch;
 use posta_protocol::now::Wall;
 use serde::Serialize;
+
+use crate::randomness::problems;
 
 /// A consensus as JSON shows it: a view, never signed.
 #[derive(Debug, Serialize)]
@@ -22,7 +24,18 @@ pub struct View {
     payload_bytes: usize,
     params: Vec<(u16, u64)>,
     key_epochs: Vec<u64>,
+    deals: Vec<DealView>,
+    left_out: Vec<String>,
     relays: Vec<RelayView>,
+}
+
+#[derive(Debug, Serialize)]
+struct DealView {
+    key_epoch: u64,
+    random: String,
+    origin: &'static str,
+    listed_before_ms: u64,
+    layers: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,6 +47,7 @@ struct RelayView {
     operator: String,
     family: Option<String>,
     capacity: u32,
+    listed_since_ms: u64,
     positions: Vec<Option<&'static str>>,
 }
 
@@ -42,6 +56,14 @@ const fn name(position: Position) -> &'static str {
         Position::Edge => "edge",
         Position::Mix1 => "mix1",
         Position::Mix2 => "mix2",
+    }
+}
+
+const fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Reveals => "reveals",
+        Origin::FirstVotes => "first votes",
+        Origin::Before => "the value before",
     }
 }
 
@@ -57,7 +79,15 @@ impl View {
             operator: to_hex(&r.operator.0),
             family: r.family.map(|f| to_hex(&f)),
             capacity: r.capacity,
+            listed_since_ms: r.listed_since.0,
             positions: r.layers.iter().map(|layer| layer.map(name)).collect(),
+        };
+        let deal = |d: &Deal| DealView {
+            key_epoch: d.key_epoch.0,
+            random: to_hex(&d.random),
+            origin: origin(d.origin),
+            listed_before_ms: d.listed_before.0,
+            layers: d.cut.is_some(),
         };
         Self {
             epoch: consensus.epoch().0,
@@ -71,6 +101,8 @@ impl View {
             payload_bytes: consensus.geometry().content_len(),
             params: consensus.params().iter().collect(),
             key_epochs: consensus.key_epochs().iter().map(|k| k.epoch.0).collect(),
+            deals: consensus.body().shared_random.deals.iter().map(deal).collect(),
+            left_out: consensus.body().shared_random.left_out.iter().map(|id| to_hex(&id.0)).collect(),
             relays: consensus.relays().iter().map(relay).collect(),
         }
     }
@@ -118,5 +150,11 @@ pub fn table(consensus: &Consensus, now: Wall) -> String {
         count(Position::Mix1),
         count(Position::Mix2)
     );
+    for deal in &consensus.body().shared_random.deals {
+        let _ = writeln!(out, "layers of key epoch {}: dealt by {}", deal.key_epoch.0, origin(deal.origin));
+    }
+    for problem in problems(consensus.body()) {
+        let _ = writeln!(out, "{problem}");
+    }
     out
 }

@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posta_protocol::codec::Writer;
-use posta_protocol::crypto::context::SHARED_RANDOM;
-use posta_protocol::crypto::hash;
 use posta_protocol::document::{
-    Authorities, Consensus, ConsensusBody, Descriptor, Extensions, Header, KeyEpochPart, MixKeys, Params, Position,
-    RelayEntry, Vote,
+    Authorities, Consensus, ConsensusBody, Descriptor, Extensions, Header, KeyEpochPart, MixKeys, Params, RelayEntry,
+    Vote, cut_deals, place,
 };
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, RelayId};
+use posta_protocol::ids::{AuthorityId, Epoch, Hash, RelayId};
 use posta_protocol::now::Wall;
 pub use posta_protocol::params::DESCRIPTOR_LIFETIME_EPOCHS;
-use posta_protocol::params::{CONSENSUS_LIFETIME_EPOCHS, KEY_EPOCHS_AHEAD, MAX_RELAYS};
+use posta_protocol::params::{CONSENSUS_LIFETIME_EPOCHS, MAX_RELAYS};
 
-use crate::layers;
+use crate::randomness;
 
 /// The votes that count, by authority.
 pub type Counted<'a> = BTreeMap<AuthorityId, &'a Vote>;
@@ -94,7 +91,6 @@ pub fn tally(
     let length = Duration::from_millis(params.epoch_ms());
     let valid_after = Wall(epoch.0.saturating_mul(params.epoch_ms()));
     let oldest = Wall(valid_after.0.saturating_sub(params.epoch_ms().saturating_mul(DESCRIPTOR_LIFETIME_EPOCHS)));
-    let shared_random = mix_random(epoch, votes);
 
     let mut listed: BTreeMap<RelayId, Arc<Descriptor>> = BTreeMap::new();
     for (id, digests) in candidates(authorities, votes) {
@@ -115,50 +111,50 @@ pub fn tally(
         }
     }
 
-    let first = KeyEpoch(valid_after.0 / params.key_epoch_ms());
-    let mut relays: Vec<RelayEntry> = listed.iter().map(|(id, d)| entry(*id, d)).collect();
-    let mut key_epochs = Vec::new();
-    let mut parts = Vec::new();
-    for key_epoch in (first.0..=first.0.saturating_add(KEY_EPOCHS_AHEAD)).map(KeyEpoch) {
-        let keys: Vec<_> =
-            listed.iter().filter_map(|(id, d)| d.mix_key(key_epoch).map(|key| (*id, key.clone()))).collect();
-        if keys.is_empty() {
-            continue;
-        }
-        let mixes: Vec<_> = listed
-            .iter()
-            .filter(|(_, d)| !d.roles.edge && d.roles.mix && d.mix_key(key_epoch).is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        let assigned = layers::assign(base, &shared_random, key_epoch, &mixes);
-        for (relay, descriptor) in relays.iter_mut().zip(listed.values()) {
-            let edge = descriptor.roles.edge && descriptor.mix_key(key_epoch).is_some();
-            relay.layers.push(if edge { Some(Position::Edge) } else { assigned.get(&relay.id).copied() });
-        }
-        let part = MixKeys { key_epoch, keys }.encode();
-        let hash = MixKeys::hash(&part);
-        key_epochs.push(KeyEpochPart { epoch: key_epoch, mix_keys: hash });
-        parts.push((hash, part.into()));
-    }
-
-    let body = ConsensusBody {
+    let base = base.map(|base| (base.hash(), base.body()));
+    let since = |id: &RelayId| {
+        let held = base.and_then(|(_, base)| base.relay(id)).map(|relay| relay.listed_since);
+        held.unwrap_or(valid_after)
+    };
+    let shared_random =
+        randomness::count(authorities, votes, base.map(|(_, base)| base), valid_after, params.key_epoch_ms());
+    let mut body = ConsensusBody {
         geometry,
         epoch,
         valid_after,
         fresh_until: valid_after + length,
         valid_until: valid_after + length * u32::try_from(CONSENSUS_LIFETIME_EPOCHS + 1).unwrap_or(1),
-        previous: base.map_or(Hash([0; 32]), Consensus::hash),
+        previous: base.map_or(Hash([0; 32]), |(hash, _)| hash),
         shared_random,
         params,
-        key_epochs,
-        relays,
+        key_epochs: Vec::new(),
+        relays: listed.iter().map(|(id, d)| entry(*id, d, since(id))).collect(),
         extensions: Extensions::default(),
     };
+    cut_deals(&mut body);
+
+    let mut parts = Vec::new();
+    for deal in body.shared_random.deals.clone() {
+        let key_epoch = deal.key_epoch;
+        let keys: Vec<_> =
+            listed.iter().filter_map(|(id, d)| d.mix_key(key_epoch).map(|key| (*id, key.clone()))).collect();
+        if keys.is_empty() {
+            continue;
+        }
+        for (relay, descriptor) in body.relays.iter_mut().zip(listed.values()) {
+            let place = descriptor.mix_key(key_epoch).and_then(|_| place(&deal, relay));
+            relay.layers.push(place);
+        }
+        let part = MixKeys { key_epoch, keys }.encode();
+        let hash = MixKeys::hash(&part);
+        body.key_epochs.push(KeyEpochPart { epoch: key_epoch, mix_keys: hash });
+        parts.push((hash, part.into()));
+    }
     let encoded = body.encode();
     Some(Outcome { header: body.header(&encoded), body: encoded, parts })
 }
 
-fn entry(id: RelayId, d: &Descriptor) -> RelayEntry {
+fn entry(id: RelayId, d: &Descriptor, listed_since: Wall) -> RelayEntry {
     RelayEntry {
         id,
         link_key: d.link_key,
@@ -168,18 +164,7 @@ fn entry(id: RelayId, d: &Descriptor) -> RelayEntry {
         family: d.family,
         operator: d.operator,
         capacity: d.capacity,
+        listed_since,
         layers: Vec::new(),
     }
-}
-
-/// Every counted vote's contribution. Unknown until the votes are out; whoever votes last can still choose between two
-/// values, until commits and reveals take this over.
-fn mix_random(epoch: Epoch, votes: &Counted<'_>) -> [u8; 32] {
-    let mut w = Writer::with_capacity(8 + 64 * votes.len());
-    w.u64(epoch.0);
-    for (authority, vote) in votes {
-        authority.write(&mut w);
-        w.bytes(&vote.random);
-    }
-    hash(SHARED_RANDOM, &w.finish()).0
 }

@@ -81,6 +81,7 @@ impl Net {
             epoch_ms: EPOCH_MS,
             key_epoch_ms: 60_000,
             reserved_networks: true,
+            layer_min: 1,
             bootstrap_relays: self.relays,
             ..Config::default()
         };

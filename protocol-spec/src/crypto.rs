@@ -75,8 +75,10 @@ contexts! {
         MIX_KEYS = "posta v1 mix keys",
         /// The order in which mixes are dealt to layers.
         LAYERS = "posta v1 layers",
-        /// A vote's contribution to the shared randomness, mixed with the others.
+        /// A random value, from the one before and what the authorities have revealed.
         SHARED_RANDOM = "posta v1 shared random",
+        /// An authority's commit to what it will reveal.
+        RANDOM_COMMIT = "posta v1 random commit",
         /// The signature of an identity key under a signing key.
         SIGN_CERTIFICATE = "posta v1 sign certificate",
         /// A relay's signature under its descriptor.

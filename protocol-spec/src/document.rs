@@ -19,8 +19,10 @@ mod consensus;
 mod descriptor;
 mod extensions;
 mod header;
+mod layers;
 mod mix_keys;
 mod parameters;
+mod randomness;
 mod request;
 mod role;
 #[cfg(test)]
@@ -34,8 +36,13 @@ pub use consensus::{Consensus, ConsensusBody, KeyEpochPart, RelayEntry, Unverifi
 pub use descriptor::{Descriptor, SignedDescriptor, UnverifiedDescriptor};
 pub use extensions::Extensions;
 pub use header::{ConsensusSignature, Header, Signature, SignedHeader};
+pub use layers::{TooFewMixes, WrongLayers, cut, cut_deals, place, verify_layers, verify_random};
 pub use mix_keys::{MixKeys, UnverifiedMixKeys};
 pub use parameters::{Params, Profile};
+pub use randomness::{
+    Closed, Cut, Deal, Origin, RandomItems, Reveal, SharedRandom, close_round, commits_close, deals_after,
+    random_commit, random_value,
+};
 pub use request::{Refusal, Reply, Request};
 pub use role::{Position, Roles, legal};
 pub use vote::{Echo, UnverifiedEcho, UnverifiedVote, Vote, VotedRelay};

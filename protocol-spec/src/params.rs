@@ -166,6 +166,12 @@ pub const MAX_EXTENSIONS: usize = 64;
 pub const MAX_EXTENSION_LEN: usize = 4 * 1024;
 /// Key epochs of which a descriptor can carry mix keys: the current one, those ahead, and one in passing.
 pub const MAX_DESCRIPTOR_KEYS: usize = KEY_EPOCHS_AHEAD as usize + 2;
+/// Mixes that each layer has at least, unless the consensus sets it.
+pub const DEFAULT_LAYER_MIN: u64 = 2;
+/// Neither layer has less than this part of the mixes, whatever capacity they claim: a third.
+pub const LAYER_SMALLEST_PART: usize = 3;
+/// Epochs that a key epoch has at least: in one commits are written, in one counted, in one revealed; and one to spare.
+pub const MIN_EPOCHS_PER_KEY_EPOCH: u64 = 4;
 /// Key epochs for which a consensus assigns layers: the current one and those ahead.
 pub const MAX_KEY_EPOCHS: usize = KEY_EPOCHS_AHEAD as usize + 1;
 /// Longest vote: 20,000 relays at 72 bytes, and some kilobytes besides.

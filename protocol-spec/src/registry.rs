@@ -251,6 +251,18 @@ numbers! {
 }
 
 numbers! {
+    /// What a random value was made of.
+    origin: u8 {
+        /// Reveals of at least the threshold, and the value before.
+        REVEALS = 1,
+        /// The commits in the first votes of the network.
+        FIRST_VOTES = 2,
+        /// The value before alone.
+        BEFORE = 3,
+    }
+}
+
+numbers! {
     /// Parameters of the network in the consensus.
     parameter: u16 {
         /// Length of an epoch, in milliseconds.
@@ -259,6 +271,8 @@ numbers! {
         KEY_EPOCH_MS = 2,
         /// 1 if private and loopback addresses are allowed: test networks only.
         RESERVED_NETWORKS = 3,
+        /// Mixes that each layer has at least.
+        LAYER_MIN = 4,
         /// Mean delay at a hop in microseconds: `fast`.
         FAST_HOP_DELAY_US = 16,
         /// Mean delay at a hop in microseconds: `mixed`.
@@ -313,6 +327,7 @@ mod tests {
         assert!(distinct(super::refusal::ALL), "refusal");
         assert!(distinct(super::certificate::ALL), "certificate");
         assert!(distinct(super::position::ALL), "position");
+        assert!(distinct(super::origin::ALL), "origin");
         assert!(distinct(super::parameter::ALL), "parameter");
         assert!(distinct(super::content::ALL), "content");
     }

@@ -48,6 +48,7 @@ from packet import (
     peel,
     raw,
     u8,
+    u32,
     u64,
     wide_block,
     wide_block_keys,
@@ -251,7 +252,25 @@ def check_documents(vector):
     purpose, stated = ("consensus", vector["header"]["hash"]) if "header" in vector else (kind, vector.get("hash"))
     if stated is not None:
         expect("hash", derive(purpose, data).hex(), stated)
+    if kind == "consensus body":
+        check_random(vector["fields"]["shared_random"])
     return True
+
+
+def check_random(shared):
+    """Reveals fit their commits, and each value follows from the one before and, if its origin is 1, the reveals."""
+    first, *later = shared["deals"]
+    reveals = [(raw(item["authority"]), raw(item["reveal"])) for item in shared["reveals"]]
+    commits = {item["authority"]: item["commit"] for item in shared["commits"]}
+    for authority, reveal in reveals:
+        commit = derive("random commit", authority + u64(first["key_epoch"]) + reveal)
+        expect("commit", commit.hex(), commits[authority.hex()])
+    before = raw(first["random"])
+    for deal in later:
+        given = reveals if deal["origin"] == 1 else []
+        listed = u32(len(given)) + b"".join(authority + item for authority, item in given)
+        before = derive("shared random", u8(deal["origin"]) + before + u64(deal["key_epoch"]) + listed)
+        expect("random value", before.hex(), deal["random"])
 
 
 # ---- running it ----------------------------------------------------------------------------------------------------

@@ -212,6 +212,7 @@ fn prepare(layout: &Layout) -> Result<()> {
             network: layout.network_file(),
             epoch_ms: millis(EPOCH),
             key_epoch_ms: millis(KEY_EPOCH),
+            layer_min: 1,
             bootstrap_relays: layout.size.relays(),
             reserved_networks: true,
             log_level: LOG_LEVEL,

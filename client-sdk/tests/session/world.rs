@@ -15,7 +15,7 @@ use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::crypto::{self, context};
 use posta_protocol::document::{
     Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
-    MixKeys, Params, Position, Purpose, RelayEntry, Roles, UnverifiedConsensus,
+    MixKeys, Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus,
 };
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
@@ -190,6 +190,7 @@ impl World {
                 family: None,
                 operator: OperatorId([n as u8; 16]),
                 capacity: 1,
+                listed_since: Wall(0),
                 layers: epochs.iter().map(|e| Some(self.position(n, *e))).collect(),
             });
         }
@@ -211,7 +212,7 @@ impl World {
             fresh_until: self.now.wall + self.key_epoch,
             valid_until: self.now.wall + self.key_epoch * 3,
             previous: Hash([0; 32]),
-            shared_random: [0; 32],
+            shared_random: SharedRandom::default(),
             params,
             key_epochs: bound,
             relays: entries,

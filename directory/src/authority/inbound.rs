@@ -78,6 +78,7 @@ impl<R: CryptoRng> Authority<R> {
         if asked.is_some_and(|asked| asked != key) || voter == self.id {
             return Err(Refusal::Untrusted);
         }
+        self.learn(now, &vote);
         let listed: Vec<_> = vote.relays.iter().map(|r| (r.digest, vec![voter])).collect();
         let ballot = Ballot { hash: Vote::hash(bytes), bytes: bytes.into(), vote };
         match self.round_for(now, key, &voter)?.put_vote(ballot) {

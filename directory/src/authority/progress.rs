@@ -98,8 +98,7 @@ impl<R: CryptoRng> Authority<R> {
         if self.voted.is_some_and(|voted| voted >= key) {
             return false;
         }
-        let mut random = [0; 32];
-        self.rng.fill_bytes(&mut random);
+        let (random, contribution) = self.random_items(key.0);
         let vote = Vote {
             certificate: self.settings.certificate,
             epoch: key.0,
@@ -119,14 +118,14 @@ impl<R: CryptoRng> Authority<R> {
             round.put_vote(ballot);
             round.enter(Phase::Voting, now.mono);
         }
-        self.actions.push_back(Action::Record(Record::Voted { epoch: key.0, attempt: key.1 }));
+        self.actions.push_back(Action::Record(Record::Voted { epoch: key.0, attempt: key.1, contribution }));
         true
     }
 
     /// A record is on disk: what rests on it may leave.
     pub(super) fn recorded(&mut self, now: Now, record: Record) {
         match record {
-            Record::Voted { epoch, attempt } => {
+            Record::Voted { epoch, attempt, .. } => {
                 let key = (epoch, attempt);
                 let Some((_, bytes)) = self.prepared.take_if(|(prepared, _)| *prepared == key) else { return };
                 if let Some(round) = self.rounds.get_mut(&key) {

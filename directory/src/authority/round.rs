@@ -13,7 +13,7 @@ use crate::tally::Counted;
 /// An epoch and an attempt at it.
 pub(super) type Key = (Epoch, u32);
 
-/// Where this authority is in a round. Reveals of the shared randomness take their place between echo and gather.
+/// Where this authority is in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Others have begun, we haven't.

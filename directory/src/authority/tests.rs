@@ -2,4 +2,5 @@
 
 mod attacks;
 mod net;
+mod randomness;
 mod rounds;

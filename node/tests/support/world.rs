@@ -15,7 +15,7 @@ use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::document::{
     Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
-    Params, Position, Purpose, RelayEntry, Roles, UnverifiedConsensus,
+    Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus,
 };
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
@@ -100,6 +100,7 @@ pub fn entry(id: RelayId, link_key: LinkPublicKey, position: Position) -> RelayE
         family: None,
         operator: OperatorId([0; 16]),
         capacity: 1,
+        listed_since: Wall(0),
         layers: vec![Some(position); 2],
     }
 }
@@ -119,7 +120,7 @@ pub fn consensus_of(at: Wall, relays: Vec<RelayEntry>) -> Arc<Consensus> {
         fresh_until: at + hour,
         valid_until: at + hour,
         previous: Hash([0; 32]),
-        shared_random: [0; 32],
+        shared_random: SharedRandom::default(),
         params,
         key_epochs: [epoch, epoch.next()].map(|epoch| KeyEpochPart { epoch, mix_keys: Hash([0; 32]) }).into(),
         relays,

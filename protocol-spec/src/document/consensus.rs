@@ -4,7 +4,9 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::header::{read_signatures, write_signatures};
-use super::{Authorities, ConsensusSignature, Extensions, Header, Params, Position, Roles, SignedHeader, address};
+use super::{
+    Authorities, ConsensusSignature, Extensions, Header, Params, Position, Roles, SharedRandom, SignedHeader, address,
+};
 use crate::codec::{Reader, Writer};
 use crate::crypto::context::CONSENSUS;
 use crate::crypto::hash;
@@ -44,6 +46,9 @@ pub struct RelayEntry {
     pub operator: OperatorId,
     /// Packets per second.
     pub capacity: u32,
+    /// The start of the first consensus that has listed it, and all since then: who came after the commits were closed
+    /// gets no layer.
+    pub listed_since: Wall,
     /// Its place in each of the consensus' key epochs, in their order; `None` where it has published no key.
     pub layers: Vec<Option<Position>>,
 }
@@ -63,15 +68,15 @@ pub struct ConsensusBody {
     pub valid_until: Wall,
     /// The hash of the consensus that this one builds on; zero for none.
     pub previous: Hash,
-    /// What nobody could know beforehand.
-    pub shared_random: [u8; 32],
+    /// What nobody could know beforehand, and what the next value will be made of.
+    pub shared_random: SharedRandom,
     /// Parameters of the network.
     pub params: Params,
     /// The current key epoch and those ahead for which there are keys, consecutive or not, sorted.
     pub key_epochs: Vec<KeyEpochPart>,
     /// Relays, sorted by identity.
     pub relays: Vec<RelayEntry>,
-    /// Fields of later versions, such as commits and reveals of the shared randomness.
+    /// Fields of later versions.
     pub extensions: Extensions,
 }
 
@@ -88,7 +93,7 @@ impl ConsensusBody {
         w.u64(self.fresh_until.0);
         w.u64(self.valid_until.0);
         self.previous.write(&mut w);
-        w.bytes(&self.shared_random);
+        self.shared_random.write(&mut w);
         self.params.write(&mut w);
         w.count(self.key_epochs.len());
         for part in &self.key_epochs {
@@ -101,6 +106,12 @@ impl ConsensusBody {
         }
         self.extensions.write(&mut w);
         w.finish()
+    }
+
+    /// One relay.
+    #[must_use]
+    pub fn relay(&self, id: &RelayId) -> Option<&RelayEntry> {
+        self.relays.binary_search_by_key(id, |r| r.id).ok().and_then(|i| self.relays.get(i))
     }
 
     /// The header that the authorities sign, given the encoded body.
@@ -126,7 +137,7 @@ impl ConsensusBody {
             return Err(Malformed::Value("times of a consensus").into());
         }
         let previous = Hash::read(&mut r)?;
-        let shared_random = r.array("shared random value")?;
+        let shared_random = SharedRandom::read(&mut r)?;
         let params = Params::read(&mut r)?;
         let n = r.count(MAX_KEY_EPOCHS, "key epochs")?;
         let mut key_epochs: Vec<KeyEpochPart> = Vec::with_capacity(n);
@@ -176,6 +187,7 @@ impl RelayEntry {
         w.bytes(self.family.as_ref().map_or(&[], <[u8; 32]>::as_slice));
         self.operator.write(w);
         w.u32(self.capacity);
+        w.u64(self.listed_since.0);
         for layer in &self.layers {
             Position::write(*layer, w);
         }
@@ -191,6 +203,7 @@ impl RelayEntry {
             family: if r.bool("family")? { Some(r.array("family")?) } else { None },
             operator: OperatorId::read(r)?,
             capacity: r.u32("capacity")?,
+            listed_since: Wall(r.u64("times")?),
             layers: (0..key_epochs).map(|_| Position::read(r)).collect::<Result<_, _>>()?,
         })
     }
@@ -284,8 +297,7 @@ impl Consensus {
     /// One relay.
     #[must_use]
     pub fn relay(&self, id: &RelayId) -> Option<&RelayEntry> {
-        let relays = &self.body.relays;
-        relays.binary_search_by_key(id, |r| r.id).ok().and_then(|i| relays.get(i))
+        self.body.relay(id)
     }
 
     /// The key epochs that have keys, with the hash of each part.

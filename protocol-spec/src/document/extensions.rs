@@ -4,8 +4,7 @@ use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::params::{MAX_EXTENSION_LEN, MAX_EXTENSIONS};
 
-/// Numbered fields, sorted by number. Commits and reveals of the shared randomness, required versions and measurements
-/// take their place here.
+/// Numbered fields, sorted by number. Required versions and measurements take their place here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extensions(Vec<(u16, Vec<u8>)>);
 

@@ -5,9 +5,9 @@ use core::time::Duration;
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::params::{
-    DEFAULT_EPOCH, DEFAULT_KEY_EPOCH, DEFAULT_MESSAGE_TTL, DEFAULT_MESSAGE_TTL_MIN, DEFAULT_MIXED_HOP_DELAY,
-    DEFAULT_MIXED_SEND_INTERVAL, DEFAULT_STEADY_HOP_DELAY, DEFAULT_STEADY_SEND_INTERVAL, MAX_HOP_DELAY, MAX_PARAMETERS,
-    MIN_EPOCH,
+    DEFAULT_EPOCH, DEFAULT_KEY_EPOCH, DEFAULT_LAYER_MIN, DEFAULT_MESSAGE_TTL, DEFAULT_MESSAGE_TTL_MIN,
+    DEFAULT_MIXED_HOP_DELAY, DEFAULT_MIXED_SEND_INTERVAL, DEFAULT_STEADY_HOP_DELAY, DEFAULT_STEADY_SEND_INTERVAL,
+    MAX_HOP_DELAY, MAX_PARAMETERS, MAX_RELAYS, MIN_EPOCH,
 };
 use crate::registry::parameter as code;
 
@@ -71,6 +71,13 @@ impl Params {
     #[must_use]
     pub fn reserved_networks(&self) -> bool {
         self.get(code::RESERVED_NETWORKS) == Some(1)
+    }
+
+    /// Mixes that each layer has at least; 1 or more.
+    #[must_use]
+    pub fn layer_min(&self) -> usize {
+        let least = self.get(code::LAYER_MIN).unwrap_or(DEFAULT_LAYER_MIN);
+        usize::try_from(least).unwrap_or(usize::MAX).clamp(1, MAX_RELAYS)
     }
 
     /// Mean delay at each hop; zero means none. Defaults: fast 0, mixed 1 s, steady 1 s.

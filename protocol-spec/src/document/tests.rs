@@ -76,6 +76,7 @@ fn body() -> (ConsensusBody, MixKeys) {
             family: None,
             operator: OperatorId([n; 16]),
             capacity: 7,
+            listed_since: NOW,
             layers: vec![Some(position)],
         })
         .into();
@@ -89,7 +90,7 @@ fn body() -> (ConsensusBody, MixKeys) {
         fresh_until: NOW + Duration::from_secs(10),
         valid_until: NOW + Duration::from_secs(40),
         previous: Hash([0; 32]),
-        shared_random: [6; 32],
+        shared_random: SharedRandom::default(),
         params,
         key_epochs: vec![KeyEpochPart { epoch, mix_keys: MixKeys::hash(&part.encode()) }],
         relays: entries,
@@ -233,7 +234,7 @@ fn votes_and_echoes_are_believed_from_authorities_only() {
         attempt: 0,
         published: NOW,
         newest: Some(held.signed_header()),
-        random: [3; 32],
+        random: RandomItems::default(),
         params: Params::default(),
         relays: vec![VotedRelay { id: RelayId([1; 32]), digest: Hash([2; 32]) }],
         extensions: Extensions::default(),

@@ -1,6 +1,6 @@
 //! What authorities say to one another in a round: votes, and echoes of the votes seen.
 
-use super::{Authorities, Certificate, Extensions, Params, Purpose, SignedHeader};
+use super::{Authorities, Certificate, Extensions, Params, Purpose, RandomItems, SignedHeader};
 use crate::codec::{Reader, Writer};
 use crate::crypto::context::{SIGN_ECHO, SIGN_VOTE, VOTE};
 use crate::crypto::hash;
@@ -34,8 +34,8 @@ pub struct Vote {
     pub published: Wall,
     /// The newest consensus that the voter holds, with the proof that it is valid.
     pub newest: Option<SignedHeader>,
-    /// The voter's contribution to the shared random value.
-    pub random: [u8; 32],
+    /// Commits and reveals of the shared randomness.
+    pub random: RandomItems,
     /// Parameters that the voter is for.
     pub params: Params,
     /// Relays that the voter is for, sorted.
@@ -70,7 +70,7 @@ impl Vote {
         if let Some(newest) = &self.newest {
             newest.write(&mut w);
         }
-        w.bytes(&self.random);
+        self.random.write(&mut w);
         self.params.write(&mut w);
         w.count(self.relays.len());
         for relay in &self.relays {
@@ -96,7 +96,7 @@ impl Vote {
         let attempt = r.u32(WHAT)?;
         let published = Wall(r.u64(WHAT)?);
         let newest = if r.bool(WHAT)? { Some(SignedHeader::read(r)?) } else { None };
-        let random = r.array(WHAT)?;
+        let random = RandomItems::read(r)?;
         let params = Params::read(r)?;
         let n = r.count(MAX_RELAYS, "relays of a vote")?;
         let mut relays: Vec<VotedRelay> = Vec::with_capacity(n.min(r.left() / 64));

@@ -80,6 +80,7 @@ pub(crate) fn registry() -> Vec<(&'static str, Numbers)> {
         ("refusal", wide(r::refusal::ALL)),
         ("certificate", wide(r::certificate::ALL)),
         ("position", wide(r::position::ALL)),
+        ("origin", wide(r::origin::ALL)),
         ("parameter", wide(r::parameter::ALL)),
         ("content", wide(r::content::ALL)),
     ]

@@ -5,10 +5,11 @@ use core::net::{IpAddr, SocketAddr};
 use posta_protocol::codec::Writer;
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Certificate, ConsensusBody, Descriptor, Echo, Extensions, Header, MixKeys, Params, Position, Purpose, RelayEntry,
-    Roles, SignedHeader, Vote,
+    Certificate, ConsensusBody, Cut, Deal, Descriptor, Echo, Extensions, Header, MixKeys, Origin, Params, Position,
+    Purpose, RelayEntry, Reveal, Roles, SharedRandom, SignedHeader, Vote,
 };
-use posta_protocol::registry::{certificate as purpose, position};
+use posta_protocol::ids::{AuthorityId, Hash};
+use posta_protocol::registry::{certificate as purpose, origin, position};
 
 use crate::hops::geometry_json;
 use crate::json::{Json, object};
@@ -88,10 +89,38 @@ pub(crate) fn body(b: &ConsensusBody) -> Json {
     object! {
         "geometry": geometry_json(b.geometry), "geometry_hash": b.geometry.hash().0, "epoch": b.epoch.0,
         "valid_after_ms": b.valid_after.0, "fresh_until_ms": b.fresh_until.0, "valid_until_ms": b.valid_until.0,
-        "previous": b.previous.0, "shared_random": b.shared_random, "params": params(&b.params),
+        "previous": b.previous.0, "shared_random": shared_random(&b.shared_random), "params": params(&b.params),
         "key_epochs": b.key_epochs.iter().map(part).collect::<Vec<_>>(),
         "relays": b.relays.iter().map(relay).collect::<Vec<_>>(), "extensions": extensions(&b.extensions),
     }
+}
+
+fn shared_random(s: &SharedRandom) -> Json {
+    let deal = |d: &Deal| {
+        let cut = |c: &Cut| object! { "dealt": c.dealt.0, "last": c.last.0 };
+        object! {
+            "key_epoch": d.key_epoch.0, "random": d.random,
+            "origin": match d.origin {
+                Origin::Reveals => origin::REVEALS,
+                Origin::FirstVotes => origin::FIRST_VOTES,
+                Origin::Before => origin::BEFORE,
+            },
+            "listed_before_ms": d.listed_before.0, "cut": d.cut.iter().map(cut).collect::<Vec<_>>(),
+        }
+    };
+    object! {
+        "deals": s.deals.iter().map(deal).collect::<Vec<_>>(),
+        "left_out": s.left_out.iter().map(|id| Json::from(id.0)).collect::<Vec<_>>(),
+        "commits": commits(&s.commits), "reveals": reveals(&s.reveals),
+    }
+}
+
+fn commits(list: &[(AuthorityId, Hash)]) -> Vec<Json> {
+    list.iter().map(|(id, commit)| object! { "authority": id.0, "commit": commit.0 }).collect()
+}
+
+fn reveals(list: &[(AuthorityId, Reveal)]) -> Vec<Json> {
+    list.iter().map(|(id, reveal)| object! { "authority": id.0, "reveal": *reveal }).collect()
 }
 
 fn relay(r: &RelayEntry) -> Json {
@@ -106,7 +135,8 @@ fn relay(r: &RelayEntry) -> Json {
     object! {
         "relay": r.id.0, "link_key": r.link_key.0, "link_addresses": addresses(&r.link_addresses),
         "client_addresses": addresses(&r.client_addresses), "roles": roles(r.roles), "family": family(r.family),
-        "operator": r.operator.0, "capacity": r.capacity, "layers": r.layers.iter().map(layer).collect::<Vec<_>>(),
+        "operator": r.operator.0, "capacity": r.capacity,
+        "listed_since_ms": r.listed_since.0, "layers": r.layers.iter().map(layer).collect::<Vec<_>>(),
     }
 }
 
@@ -125,13 +155,14 @@ pub(crate) fn vote(v: &Vote) -> Json {
     object! {
         "certificate": certificate(&v.certificate), "epoch": v.epoch.0, "attempt": v.attempt,
         "published_ms": v.published.0, "newest": v.newest.iter().map(signed_header).collect::<Vec<_>>(),
-        "random": v.random, "params": params(&v.params),
+        "random_key_epoch": v.random.key_epoch.0, "commits": commits(&v.random.commits),
+        "reveals": reveals(&v.random.reveals), "params": params(&v.params),
         "relays": v.relays.iter().map(relay).collect::<Vec<_>>(), "extensions": extensions(&v.extensions),
     }
 }
 
 pub(crate) fn echo(e: &Echo) -> Json {
-    let vote = |(voter, hash): &(posta_protocol::ids::AuthorityId, posta_protocol::ids::Hash)| {
+    let vote = |(voter, hash): &(AuthorityId, Hash)| {
         object! { "authority": voter.0, "vote": hash.0 }
     };
     object! {

@@ -5,9 +5,10 @@ use core::time::Duration;
 
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Descriptor, Echo, Extensions,
-    Header, KeyEpochPart, MixKeys, Params, Position, Purpose, RelayEntry, Roles, Signature, SignedHeader,
-    UnverifiedConsensus, Vote, VotedRelay,
+    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Cut, Deal, Descriptor, Echo,
+    Extensions, Header, KeyEpochPart, MixKeys, Origin, Params, Position, Purpose, RandomItems, RelayEntry, Reveal,
+    Roles, SharedRandom, Signature, SignedHeader, UnverifiedConsensus, Vote, VotedRelay, commits_close, random_commit,
+    random_value,
 };
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
@@ -183,6 +184,28 @@ fn mix_keys_json() -> Json {
     }
 }
 
+/// Deals of each origin, one that is not cut; three commits, two reveals, and one authority left out.
+fn shared_random(rng: &mut Recorder) -> SharedRandom {
+    let mut reveals: Vec<_> = known().list().iter().map(|a| (a.id, rng.array())).collect();
+    let left_out = reveals.pop().map(|(id, _)| id).into_iter().collect();
+    let commits = reveals.iter().map(|(id, reveal)| (*id, random_commit(id, KEY_EPOCH, reveal))).collect();
+    reveals.pop();
+    let mut before = rng.array();
+    let mut deal = |ahead, origin, given: &[(AuthorityId, Reveal)], cut| {
+        let key_epoch = KeyEpoch(KEY_EPOCH.0 + ahead);
+        before = random_value(origin, &before, key_epoch, given);
+        let closed = KeyEpoch(key_epoch.0.saturating_sub(3));
+        Deal { key_epoch, random: before, origin, listed_before: commits_close(closed, 21_600_000), cut }
+    };
+    let cut = Cut { dealt: Epoch(472_221), last: Hash(rng.array()) };
+    let deals = vec![
+        deal(0, Origin::FirstVotes, &reveals, Some(cut)),
+        deal(1, Origin::Reveals, &reveals, Some(cut)),
+        deal(2, Origin::Before, &[], None),
+    ];
+    SharedRandom { deals, left_out, commits, reveals }
+}
+
 pub(crate) fn body() -> ConsensusBody {
     let rng = &mut Recorder::new("documents", "a consensus");
     let mut params = Params::default();
@@ -201,6 +224,7 @@ pub(crate) fn body() -> ConsensusBody {
         family: layers.contains(&m1).then(|| rng.array()),
         operator: OperatorId(rng.array()),
         capacity: 500,
+        listed_since: NOW,
         layers: layers.into(),
     };
     let relays = relay_ids().into_iter().zip(layers).map(relay).collect();
@@ -212,7 +236,7 @@ pub(crate) fn body() -> ConsensusBody {
         fresh_until: NOW + Duration::from_secs(3600),
         valid_until: NOW + Duration::from_secs(4 * 3600),
         previous: Hash(rng.array()),
-        shared_random: rng.array(),
+        shared_random: shared_random(rng),
         params,
         key_epochs: vec![part(KEY_EPOCH), part(KEY_EPOCH.next())],
         relays,
@@ -269,13 +293,18 @@ fn consensus_json(name: &str, signers: usize) -> Json {
 
 pub(crate) fn first_vote() -> Vote {
     let rng = &mut Recorder::new("documents", "a vote");
+    let voter = AuthorityId(Keys::new("an authority").identity());
     Vote {
         certificate: Keys::new("an authority").certificate(Purpose::Authority),
         epoch: body().epoch.next(),
         attempt: 0,
         published: NOW + Duration::from_secs(1800),
         newest: None,
-        random: rng.array(),
+        random: RandomItems {
+            key_epoch: KEY_EPOCH,
+            commits: vec![(voter, random_commit(&voter, KEY_EPOCH, &rng.array()))],
+            reveals: Vec::new(),
+        },
         params: Params::default(),
         relays: Vec::new(),
         extensions: Extensions::default(),
@@ -289,7 +318,8 @@ fn vote() -> Vote {
     let (bytes, extensions) = (signed(&body(), &authority_keys()[..3]), extensions(b"reveals"));
     let newest: SignedHeader =
         UnverifiedConsensus::decode(&bytes).unwrap().verify_signatures(&known()).unwrap().signed_header();
-    Vote { attempt: 3, newest: Some(newest), params: body().params, relays, extensions, ..first_vote() }
+    let random = RandomItems { reveals: body().shared_random.reveals, commits: Vec::new(), key_epoch: KEY_EPOCH };
+    Vote { attempt: 3, newest: Some(newest), random, params: body().params, relays, extensions, ..first_vote() }
 }
 
 fn vote_json(name: &str, vote: &Vote) -> Json {

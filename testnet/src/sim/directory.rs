@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posta_protocol::crypto::keyed_hash;
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
-use posta_protocol::crypto::{hash, keyed_hash};
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
-    MixKeys, Params, Position, Purpose, RelayEntry, Roles, UnverifiedConsensus, UnverifiedMixKeys,
+    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Deal, Extensions, KeyEpochPart,
+    MixKeys, Origin, Params, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus, UnverifiedMixKeys,
+    commits_close, cut_deals, place, random_value, verify_layers,
 };
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
@@ -86,6 +87,7 @@ impl Directory {
         params.set(parameter::EPOCH_MS, millis(epoch));
         params.set(parameter::KEY_EPOCH_MS, millis(key_epoch));
         params.set(parameter::RESERVED_NETWORKS, 1);
+        params.set(parameter::LAYER_MIN, 1);
         let authorities = Authorities::new(list).map_err(|_| Broken("the list of authorities"))?;
         Ok(Self { seed, authorities, relays, params, alive: [true; AUTHORITIES] })
     }
@@ -137,23 +139,29 @@ impl Directory {
         let current = self.key_epoch_at(at);
         let epochs: Vec<KeyEpoch> = (0..=KEY_EPOCHS_AHEAD).map(|n| KeyEpoch(current.0 + n)).collect();
         let parts = epochs.iter().map(|e| self.encoded_mix_keys(*e)).collect::<Result<Vec<_>, _>>()?;
-        let body = ConsensusBody {
+        let mut body = ConsensusBody {
             geometry: Geometry::DEFAULT,
             epoch: Epoch(epoch),
             valid_after: Wall(epoch * length),
             fresh_until: Wall((epoch + 1) * length),
             valid_until: Wall((epoch + 4) * length),
             previous: Hash([0; 32]),
-            shared_random: [0; 32],
+            shared_random: self.shared_random(&epochs),
             params: self.params.clone(),
             key_epochs: epochs
                 .iter()
                 .zip(&parts)
                 .map(|(epoch, part)| KeyEpochPart { epoch: *epoch, mix_keys: MixKeys::hash(part) })
                 .collect(),
-            relays: self.relays.iter().enumerate().map(|(n, r)| self.entry(n, r, &epochs)).collect(),
+            relays: self.relays.iter().enumerate().map(|(n, r)| self.entry(n, r)).collect(),
             extensions: Extensions::default(),
         };
+        cut_deals(&mut body);
+        for deal in body.shared_random.deals.clone() {
+            for relay in &mut body.relays {
+                relay.layers.push(place(&deal, relay));
+            }
+        }
         let encoded = body.encode();
         let header = body.header(&encoded);
         let mut signatures: Vec<ConsensusSignature> = (0_u64..)
@@ -177,11 +185,14 @@ impl Directory {
         let consensus = UnverifiedConsensus::decode(&bytes)
             .and_then(|c| c.verify(&self.authorities, at, Duration::ZERO))
             .map_err(|_| Broken("a consensus"))?;
-        let mix_keys = parts
+        let mix_keys: Vec<Arc<MixKeys>> = parts
             .iter()
             .map(|part| UnverifiedMixKeys::decode(part).ok()?.verify(&consensus).ok().map(Arc::new))
             .collect::<Option<_>>()
             .ok_or(Broken("a part of mix keys"))?;
+        if mix_keys.iter().any(|part| verify_layers(&consensus, part).is_err()) {
+            return Err(Broken("the layers"));
+        }
         Ok(Documents { consensus: Arc::new(consensus), mix_keys })
     }
 
@@ -194,7 +205,7 @@ impl Directory {
         Ok(MixKeys { key_epoch, keys }.encode())
     }
 
-    fn entry(&self, n: usize, relay: &SimRelay, epochs: &[KeyEpoch]) -> RelayEntry {
+    fn entry(&self, n: usize, relay: &SimRelay) -> RelayEntry {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         RelayEntry {
             id: relay.id,
@@ -205,23 +216,33 @@ impl Directory {
             family: None,
             operator: OperatorId([n as u8; 16]),
             capacity: 1000,
-            layers: epochs.iter().map(|e| Some(self.position(relay, *e))).collect(),
+            listed_since: Wall(0),
+            layers: Vec::new(),
         }
     }
 
-    /// Mixes are dealt to the two layers in the order of a hash that changes with the key epoch.
-    fn position(&self, relay: &SimRelay, epoch: KeyEpoch) -> Position {
-        if relay.roles.edge {
-            return Position::Edge;
-        }
-        let order = |id: &RelayId| {
-            let mut label = epoch.0.to_le_bytes().to_vec();
-            label.extend_from_slice(&id.0);
-            hash(posta_protocol::crypto::context::LAYERS, &label)
+    /// Random values as an undisturbed network has them: each authority's reveal comes from the seed. The documents
+    /// here have no history, so each value stands alone instead of on the one before, is cut anew in every consensus
+    /// (all relays are there from the start, so that the cut is the same), and no round is going on.
+    fn shared_random(&self, epochs: &[KeyEpoch]) -> SharedRandom {
+        let ms = self.params.key_epoch_ms();
+        let deal = |key_epoch: &KeyEpoch| {
+            let reveal = |id: AuthorityId| {
+                let mut label = b"reveal".to_vec();
+                label.extend_from_slice(&id.0);
+                label.extend_from_slice(&key_epoch.0.to_le_bytes());
+                (id, keyed_hash(&self.seed, &label))
+            };
+            let reveals: Vec<_> = self.authorities.list().iter().map(|a| reveal(a.id)).collect();
+            Deal {
+                key_epoch: *key_epoch,
+                random: random_value(Origin::Reveals, &[0; 32], *key_epoch, &reveals),
+                origin: Origin::Reveals,
+                listed_before: commits_close(KeyEpoch(key_epoch.0.saturating_sub(KEY_EPOCHS_AHEAD + 1)), ms),
+                cut: None,
+            }
         };
-        let mine = order(&relay.id);
-        let before = self.relays.iter().filter(|r| !r.roles.edge && order(&r.id) < mine).count();
-        if before.is_multiple_of(2) { Position::Mix1 } else { Position::Mix2 }
+        SharedRandom { deals: epochs.iter().map(deal).collect(), ..SharedRandom::default() }
     }
 }
 

@@ -8,15 +8,15 @@ use super::net::{EPOCH_MS, Keys, Net};
 
 const EPOCH: Duration = Duration::from_millis(EPOCH_MS);
 
-/// The same vote with another random contribution.
+/// The same vote, written a little later.
 fn other_vote(
     keys: &Keys,
     net_authorities: &posta_protocol::document::Authorities,
     bytes: &[u8],
-    random: u8,
+    later: u8,
 ) -> Vec<u8> {
     let mut vote: Vote = UnverifiedVote::decode(bytes).unwrap().verify(net_authorities).unwrap();
-    vote.random = [random; 32];
+    vote.published = vote.published + Duration::from_millis(later.into());
     vote.sign(&keys.signing)
 }
 
@@ -56,7 +56,7 @@ fn votes_with_forged_signatures_are_ignored() {
         attempt: 0,
         published: net.now().wall,
         newest: None,
-        random: [0; 32],
+        random: posta_protocol::document::RandomItems::default(),
         params: posta_protocol::document::Params::default(),
         relays: vec![],
         extensions: posta_protocol::document::Extensions::default(),

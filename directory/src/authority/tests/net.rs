@@ -18,7 +18,7 @@ use posta_protocol::secret::Secret;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::authority::{Action, Authority, Event, Memory, Published, Record, Settings};
+use crate::authority::{Action, Authority, Contribution, Event, Memory, Published, Record, Settings};
 
 pub(super) const EPOCH_MS: u64 = 10_000;
 pub(super) const KEY_EPOCH_MS: u64 = 60_000;
@@ -55,6 +55,7 @@ impl Keys {
 #[derive(Clone, Default)]
 struct Disk {
     voted: Option<(Epoch, u32)>,
+    contribution: Option<Arc<Contribution>>,
     signed: Option<posta_protocol::document::Header>,
     newest: Option<Arc<Published>>,
     descriptors: Vec<Vec<u8>>,
@@ -134,6 +135,7 @@ impl Net {
             (parameter::EPOCH_MS, EPOCH_MS),
             (parameter::KEY_EPOCH_MS, KEY_EPOCH_MS),
             (parameter::RESERVED_NETWORKS, 1),
+            (parameter::LAYER_MIN, 1),
         ] {
             assert!(params.set(code, value));
         }
@@ -189,8 +191,8 @@ impl Net {
     /// Starts an authority, or starts it again from its disk.
     pub(super) fn start(&mut self, i: usize) {
         self.lives[i] += 1;
-        let Disk { voted, signed, newest, descriptors } = self.disks[i].clone();
-        let memory = Memory { voted, signed, newest, descriptors };
+        let Disk { voted, contribution, signed, newest, descriptors } = self.disks[i].clone();
+        let memory = Memory { voted, contribution, signed, newest, descriptors };
         let rng = ChaCha8Rng::seed_from_u64(self.rng.random());
         let key = SignKey::from_seed(&Secret::new({
             let mut seed = [7; 32];
@@ -204,6 +206,11 @@ impl Net {
     pub(super) fn kill(&mut self, i: usize) {
         self.lives[i] += 1;
         self.nodes[i] = None;
+    }
+
+    /// What it has committed to is gone from its disk: as if it kept it back.
+    pub(super) fn forget_contribution(&mut self, i: usize) {
+        self.disks[i].contribution = None;
     }
 
     pub(super) fn descriptor(&mut self, i: usize) -> Vec<u8> {
@@ -329,8 +336,11 @@ impl Net {
             }
             What::Answer { call, reply } => node.handle(now, Event::Answer { call, reply }),
             What::Recorded(record) => {
-                match record {
-                    Record::Voted { epoch, attempt } => self.disks[i].voted = Some((epoch, attempt)),
+                match record.clone() {
+                    Record::Voted { epoch, attempt, contribution } => {
+                        self.disks[i].voted = Some((epoch, attempt));
+                        self.disks[i].contribution = Some(contribution);
+                    }
                     Record::Signed(header) => self.disks[i].signed = Some(header),
                 }
                 node.handle(now, Event::Recorded(record));

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use posta_protocol::document::{ConsensusBody, Descriptor, MixKeys, Purpose, Vote};
+use posta_protocol::document::{ConsensusBody, Descriptor, MixKeys, Purpose, SharedRandom, Vote};
 use posta_protocol::ids::Epoch;
 use posta_protocol::now::Wall;
 use posta_protocol::params::{
@@ -115,6 +115,14 @@ fn by_all(change: impl FnOnce(&mut ConsensusBody)) -> Vec<u8> {
     signed(&body, &authority_keys())
 }
 
+/// A consensus without relays and signatures, with a change of its shared randomness.
+fn small(change: impl FnOnce(&mut SharedRandom)) -> Vec<u8> {
+    let mut body = body();
+    body.relays.clear();
+    change(&mut body.shared_random);
+    signed(&body, &[])
+}
+
 fn consensuses(all: &[Json]) -> Vec<Json> {
     let good = bytes(all, "a consensus signed by three of four");
     let wrong = |what, class, bytes: &[u8]| case("consensus", what, class, bytes);
@@ -129,6 +137,9 @@ fn consensuses(all: &[Json]) -> Vec<Json> {
         b.key_epochs.extend([part; MAX_KEY_EPOCHS - 1]);
     });
     let many = by_all(|b| b.relays.clear());
+    // The capacity, since when the relay is listed, and its places; the first deal's value, and its origin.
+    let with_places = |places: [u8; 2]| [&500_u32.to_le_bytes()[..], &NOW.0.to_le_bytes(), &places].concat();
+    let with_origin = |origin: u8| [&body().shared_random.deals[0].random[..], &[origin]].concat();
     let empty = [0, 0, 0, 0, 2, 0, 0, 0, 7, 0];
     list.extend([
         wrong("another version", UNTRUSTED, &put(&good, version_at, &[2])),
@@ -141,7 +152,13 @@ fn consensuses(all: &[Json]) -> Vec<Json> {
         wrong("relays out of order", VALUE, &by_all(|b| b.relays.swap(0, 1))),
         wrong("a relay twice", VALUE, &by_all(|b| b.relays[1] = b.relays[0].clone())),
         wrong("too many relays", TOO_LONG, &replace(&many, &empty, &[&le(MAX_RELAYS + 1), &empty[4..]].concat())),
-        wrong("a place that does not exist", VALUE, &replace(&good, &[0xf4, 1, 0, 0, 2, 3], &[0xf4, 1, 0, 0, 2, 4])),
+        wrong("a place that does not exist", VALUE, &replace(&good, &with_places([2, 3]), &with_places([2, 4]))),
+        wrong("deals out of order", VALUE, &small(|s| s.deals.swap(0, 1))),
+        wrong("too many deals", TOO_LONG, &small(|s| s.deals.push(s.deals[2]))),
+        wrong("a random value of no origin", VALUE, &replace(&small(|_| {}), &with_origin(2), &with_origin(4))),
+        wrong("an authority left out twice", VALUE, &small(|s| s.left_out.push(s.left_out[0]))),
+        wrong("commits out of order", VALUE, &small(|s| s.commits.swap(0, 1))),
+        wrong("an authority's reveal twice", VALUE, &small(|s| s.reveals[1] = s.reveals[0])),
         wrong("an authority's signature twice", VALUE, &twice),
         wrong("too many signatures", TOO_LONG, &{
             let at = good.len() - 3 * (145 + 64) - 4;
@@ -215,6 +232,7 @@ fn votes(all: &[Json]) -> Vec<Json> {
     let mut list = ends("vote", "one that knows a consensus", &good, &object! {});
     list.extend([
         case("vote", "another version", UNTRUSTED, &put(&vote, 0, &[2])),
+        case("vote", "reveals out of order", VALUE, &again(&|v| v.random.reveals.swap(0, 1))),
         case("vote", "relays out of order", VALUE, &again(&|v| v.relays.swap(0, 1))),
         // The count of relays stands in front of the count of extensions and the signature.
         case("vote", "too many relays", TOO_LONG, &put(&vote, vote.len() - 72, &le(MAX_RELAYS + 1))),
