@@ -115,3 +115,21 @@ impl Stop {
         self.first().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_signal_ends_what_does_not_end_by_itself() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut signals = Stop::new().unwrap();
+            assert!(within_bounds(async {}, &mut signals).await.is_ok());
+            let kill = format!("kill -TERM {}", std::process::id());
+            assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+            let failure = within_bounds(std::future::pending(), &mut signals).await.unwrap_err();
+            assert!(failure.to_string().contains("second signal"), "{failure}");
+        });
+    }
+}
