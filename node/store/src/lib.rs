@@ -22,6 +22,9 @@ use posta_protocol::now::Now;
 use posta_protocol::registry::answer;
 
 pub mod driver;
+#[cfg(feature = "floor")]
+#[doc(hidden)]
+pub mod floor;
 
 mod batch;
 mod engine;

@@ -6,7 +6,7 @@
 //!
 //! **A disk that fails.** After a failed write RocksDB refuses all others until it is opened again. The store keeps
 //! answering reads, refuses changes with `no-space`, and opens the database anew as soon as there is space
-//! ([`REOPEN_FREE_BYTES`]; with another cause, every [`REOPEN_PAUSE`]). Opening flushes what the log holds, so that
+//! ([`REOPEN_FREE_BYTES`]) and a file of its own can be written, which is tried every [`REOPEN_PAUSE`]. Opening flushes what the log holds, so that
 //! nothing is confirmed twice that isn't on the disk. A batch whose write failed half-way, after the log but before the
 //! sync, may turn out to be there: its commands are idempotent, and were answered with a refusal, so that they come again.
 //!
@@ -16,14 +16,15 @@
 use core::fmt;
 use core::ops::ControlFlow;
 use core::time::Duration;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::ids::Incarnation;
 use posta_protocol::now::{Mono, Now};
-use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch};
 
 use crate::batch::{Backing, Broken, Changes, Visit};
 use crate::engine::{Engine, Mode};
@@ -32,7 +33,7 @@ use crate::limits::Limits;
 use crate::{Outcome, QueueOp, QueueStore, SCHEMA};
 
 mod error;
-mod options;
+pub(crate) mod options;
 
 use error::FailedOpen;
 pub use error::OpenError;
@@ -41,6 +42,8 @@ pub use error::OpenError;
 const REOPEN_FREE_BYTES: u64 = 2 * options::MESSAGE_MEMTABLE as u64;
 /// Pause between two attempts to open it again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
+/// A file that is written, synced and removed to see whether the disk works.
+const PROBE: &str = "probe";
 /// Erased messages and blobs after which, when space is short, a sweep compacts their tables: about 1 MiB.
 const RECLAIM_AFTER: u64 = 96;
 
@@ -147,7 +150,7 @@ fn open_database(path: &Path, fresh: Option<Incarnation>) -> Result<(DB, Incarna
                 let mut w = Writer::default();
                 w.u32(SCHEMA);
                 fresh.write(&mut w);
-                let written = db.put_opt(keys::STORE, w.finish(), &write_options(true));
+                let written = db.put_opt(keys::STORE, w.finish(), &options::write(true));
                 written.map_err(|e| error::classify(&e).at(path, &e))?;
                 Ok((db, fresh))
             }
@@ -175,14 +178,16 @@ fn schema_only(path: &Path) -> Option<u32> {
     read_store_record(&db).ok()?.map(|(schema, _)| schema)
 }
 
-fn write_options(sync: bool) -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(sync);
-    options
-}
-
 fn handle(db: &DB, table: Table) -> Result<&ColumnFamily, Broken> {
     db.cf_handle(table.name()).ok_or(Broken)
+}
+
+/// Whether a file can be written and synced.
+fn probe(path: &Path) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&[0; 4096])?;
+    file.sync_all()?;
+    fs::remove_file(path)
 }
 
 /// Logs the kind of an error and nothing else: RocksDB's own words may hold keys.
@@ -215,7 +220,7 @@ impl Disk {
                 }
             }
         }
-        db.write_opt(batch, &write_options(sync)).map_err(|e| broken("write", &e))?;
+        db.write_opt(batch, &options::write(sync)).map_err(|e| broken("write", &e))?;
         Ok(erased)
     }
 
@@ -227,6 +232,11 @@ impl Disk {
             return;
         }
         self.tried = Some(now);
+        // What can be read stays open while nothing can be written.
+        if let Err(e) = probe(&self.path.join(PROBE)) {
+            tracing::warn!(kind = ?e.kind(), "the disk takes no writes yet");
+            return;
+        }
         self.db = None; // Closed first: it holds the lock.
         match open_database(&self.path, None) {
             Ok((db, _)) => {
@@ -234,7 +244,11 @@ impl Disk {
                 self.failed = false;
                 tracing::info!("the disk takes writes again; the queue store goes on");
             }
-            Err(_) => tracing::warn!("the queue store can't be opened again yet"),
+            Err(_) => {
+                tracing::warn!("the queue store can't be opened again yet");
+                let (database, tables) = (options::database(), options::tables());
+                self.db = DB::open_cf_descriptors_read_only(&database, &self.path, tables, false).ok();
+            }
         }
     }
 

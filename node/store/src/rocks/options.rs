@@ -5,6 +5,7 @@
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options,
+    WriteOptions,
 };
 
 use crate::keys::Table;
@@ -12,7 +13,7 @@ use crate::keys::Table;
 /// Blocks, indexes and filters of all tables, in bytes.
 const BLOCK_CACHE: usize = 64 << 20;
 /// Bytes of messages that are gathered before they are flushed: what is acknowledged before that is never written again.
-pub(super) const MESSAGE_MEMTABLE: usize = 16 << 20;
+pub(crate) const MESSAGE_MEMTABLE: usize = 16 << 20;
 /// The same for the tables of small records.
 const SMALL_MEMTABLE: usize = 8 << 20;
 /// Bytes of all memtables together.
@@ -34,7 +35,7 @@ const ERASED_WINDOW: usize = 128;
 /// A file with anything older than this is compacted, so that what was erased really leaves the disk: one day.
 const SETTLE_SECONDS: u64 = 24 * 3600;
 
-pub(super) fn database() -> Options {
+pub(crate) fn database() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -51,7 +52,14 @@ pub(super) fn database() -> Options {
     options
 }
 
-pub(super) fn tables() -> Vec<ColumnFamilyDescriptor> {
+/// How to write: with or without waiting for the disk.
+pub(crate) fn write(sync: bool) -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(sync);
+    options
+}
+
+pub(crate) fn tables() -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE);
     Table::ALL.iter().map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(*table, &cache))).collect()
 }
@@ -79,5 +87,19 @@ fn table_options(table: Table, cache: &Cache) -> Options {
         blocks.set_bloom_filter(BLOOM_BITS, false);
     }
     options.set_block_based_table_factory(&blocks);
+    options
+}
+
+/// The table of messages as a database of its own, for the benches.
+#[cfg(feature = "floor")]
+pub(crate) fn messages_alone(blobs: bool) -> Options {
+    let mut options = table_options(Table::Messages, &Cache::new_lru_cache(BLOCK_CACHE));
+    options.create_if_missing(true);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    options.set_max_total_wal_size(LOG_BYTES);
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
+    options.set_enable_blob_files(blobs);
+    options.set_blob_file_size(FILE_BYTES);
+    options.set_enable_blob_gc(true);
     options
 }
