@@ -63,7 +63,7 @@ licences: ## licences, banned crates and sources, without the network
 	@.ci/deny
 
 soak: setup ## seeded kills for hours; ends at the first loss
-	cargo test $(FLAGS) --test programs -- --ignored --nocapture --test-threads=1 $(ARGS)
+	cargo test $(FLAGS) --test programs --test crash --test fuse -- --ignored --nocapture --test-threads=1 $(ARGS)
 
 bench: setup ## measure; each line has its value, the floor or peer beside it, and the ratio
 	@.ci/build
