@@ -108,7 +108,7 @@ impl Raw {
 /// If RocksDB can't read it.
 pub fn table_bytes(path: &Path) -> Result<BTreeMap<&'static str, u64>, RawError> {
     let names = Table::ALL.map(Table::name);
-    let db = DB::open_cf_for_read_only(&options::database(), path, names, false)?;
+    let db = DB::open_cf_for_read_only(&options::database(path), path, names, false)?;
     let mut bytes = BTreeMap::from(names.map(|name| (name, 0)));
     for file in db.live_files()? {
         if let Some(sum) = bytes.get_mut(file.column_family_name.as_str()) {

@@ -18,6 +18,7 @@ mod ledger;
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #[path = "../shared/rig.rs"]
 mod rig;
+mod space;
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #[path = "../shared/work.rs"]
 mod work;
@@ -25,8 +26,8 @@ use child::{End, Working, seed};
 use ledger::Ledger;
 use rig::{INCARNATION, at};
 
-/// Confirmed facts after which a child is killed, at most: two or three memtables of messages.
-const LONGEST: u64 = 4_000;
+/// Confirmed facts after which a child is killed, at most: enough to flush a memtable of messages now and then.
+const LONGEST: u64 = 6_000;
 
 fn reopened(folder: &Path) -> RocksStore {
     RocksStore::open(folder, work::limits(), INCARNATION).expect("the store opens after a crash")
