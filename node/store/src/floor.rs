@@ -7,7 +7,7 @@ use rocksdb::{DB, DBCompressionType, FlushOptions, IteratorMode, Options, WaitFo
 use thiserror::Error;
 
 use crate::keys::Table;
-use crate::rocks::options;
+use crate::rocks::options::{self, Values};
 
 /// RocksDB has failed, in its own words.
 #[derive(Clone, Debug, Error)]
@@ -27,8 +27,10 @@ pub enum Layout {
     Stock,
     /// The store's settings: values in plain SST files.
     Plain,
-    /// The store's settings, with values in BlobDB's files.
+    /// The store's settings, with values in BlobDB's files, collected as it comes.
     Blob,
+    /// The same, collected as soon as half of a file is dead.
+    EagerBlob,
 }
 
 /// One table of messages and nothing around it.
@@ -48,8 +50,9 @@ impl Raw {
                 options.set_compression_type(DBCompressionType::None);
                 options
             }
-            Layout::Plain => options::messages_alone(false),
-            Layout::Blob => options::messages_alone(true),
+            Layout::Plain => options::messages_alone(Values::Plain),
+            Layout::Blob => options::messages_alone(Values::Blob),
+            Layout::EagerBlob => options::messages_alone(Values::EagerBlob),
         };
         Ok(Self(DB::open(&options, path)?))
     }

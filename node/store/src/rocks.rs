@@ -1,8 +1,6 @@
 //! The store on disk: RocksDB, one `WriteBatch` and one sync for a batch of commands.
 //!
-//! **Values in plain SST files**, not in BlobDB's: most messages are acknowledged before their memtable is flushed or at
-//! the next small compaction, and so never cost a second write, whereas a blob file keeps its dead until it is collected
-//! as a whole. (The store's benchmark decides with numbers.)
+//! **Values in plain SST files**, not in BlobDB's: `rocks/options.rs` has the numbers.
 //!
 //! **A disk that fails.** After a failed write RocksDB refuses all others until it is opened again. The store keeps
 //! answering reads, refuses changes with `no-space`, and opens the database anew as soon as there is space
