@@ -1,12 +1,13 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::hop;
+use crate::{hop, queues, store};
 
 /// Measures one claim about Posta and prints it beside its floor or peer.
 #[derive(Debug, Parser)]
@@ -24,12 +25,43 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Durable sends, reads and acks a second, beside RocksDB alone; layouts; opening.
+    Store {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Seconds of each slice; there are 24 of them.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Queues in the store whose opening is measured; the full run has 10000000.
+        #[arg(long, default_value_t = 100_000)]
+        queues: u64,
+        /// Where to make the stores; a folder on the disk that is measured.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        dir: PathBuf,
+    },
+    /// Many queues: disk and memory for each, creation and lookup, expiry in the background.
+    Queues {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// How many; the full run has 10000000.
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+        /// Where to make the store.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        dir: PathBuf,
+    },
 }
 
 /// Runs the program with these arguments, its own name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Bench::Hop { json } = Arguments::parse_from(args).bench;
-    match run_hop(json) {
+    let result = match Arguments::parse_from(args).bench {
+        Bench::Hop { json } => run_hop(json),
+        Bench::Store { json, seconds, queues, dir } => run_store(json, &dir, seconds, queues),
+        Bench::Queues { json, count, dir } => run_queues(json, &dir, count),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("posta-benches: {e:#}");
@@ -55,5 +87,59 @@ fn run_hop(json: bool) -> Result<()> {
             result.build_us, result.sphinx_packet_build_us, result.build_ratio
         );
     }
+    Ok(())
+}
+
+fn run_store(json: bool, dir: &Path, seconds: f64, queues: u64) -> Result<()> {
+    let result = store::measure(dir, seconds, queues)?;
+    if json {
+        println!("{}", serde_json::to_string(&result)?);
+        return Ok(());
+    }
+    for (writers, w) in &result.writers {
+        println!(
+            "{writers} writers: {:.0} durable sends/s, p99 {:.0} us; RocksDB alone {:.0}/s, p99 {:.0} us; ratio {:.2}",
+            w.sends.per_s, w.sends.p99_us, w.raw.per_s, w.raw.p99_us, w.ratio
+        );
+    }
+    println!("reads: {:.0}/s, p99 {:.0} us", result.reads.per_s, result.reads.p99_us);
+    println!("acks: {:.0}/s, p99 {:.0} us", result.acks.per_s, result.acks.p99_us);
+    for (name, kept) in &result.layouts {
+        let habits = [("acknowledged soon", &kept.soon), ("late", &kept.late), ("all but a tenth", &kept.some_stay)];
+        for (habit, cost) in habits {
+            println!(
+                "{name}, {habit}: {:.0}/s, read {:.0}/s, written {:.2} times, left {:.3}",
+                cost.per_s, cost.reads_per_s, cost.written, cost.left
+            );
+        }
+    }
+    println!("opening with {} queues: {:.2} s", result.restart.queues, result.restart.seconds);
+    Ok(())
+}
+
+fn run_queues(json: bool, dir: &Path, count: u64) -> Result<()> {
+    let r = queues::measure(dir, count)?;
+    if json {
+        println!("{}", serde_json::to_string(&r)?);
+        return Ok(());
+    }
+    println!("{} queues, {} with a message, made in {:.0} s", r.queues, r.with_message, r.build_s);
+    println!(
+        "disk without messages: {} bytes, {:.0} a queue; {:?}",
+        r.disk_bytes, r.disk_bytes_per_queue, r.table_bytes
+    );
+    println!("memory: {} bytes, at most {}", r.resident_bytes, r.peak_resident_bytes);
+    println!("creation p99: {:.0} us; with 10 k queues {:.0} us", r.create_p99_us, r.create_p99_us_few);
+    println!("lookup p99: {:.0} us; with 10 k queues {:.0} us", r.lookup_p99_us, r.lookup_p99_us_few);
+    println!("opening: {:.2} s", r.restart_s);
+    println!(
+        "expiry: {} of {} queues in {:.0} s; send p99 {:.0} us meanwhile, {:.0} us before; ratio {:.2}",
+        r.expiry.erased,
+        r.expiry.due,
+        r.expiry.seconds,
+        r.expiry.send_p99_us,
+        r.expiry.send_p99_us_before,
+        r.expiry.ratio
+    );
     Ok(())
 }

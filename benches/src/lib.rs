@@ -5,3 +5,6 @@
 
 pub mod cli;
 pub mod hop;
+pub mod load;
+pub mod queues;
+pub mod store;

@@ -34,8 +34,8 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) limits: Limits,
-    /// No expiry entry is filed under an earlier hour: where the next sweep begins.
-    floor: u32,
+    /// No expiry entry has an earlier key: where the next sweep begins. RocksDB would walk over what is erased already.
+    floor: Vec<u8>,
 }
 
 /// One batch in the making.
@@ -49,7 +49,7 @@ struct Session<'a, B> {
 
 impl Engine {
     pub(crate) const fn new(limits: Limits) -> Self {
-        Self { limits, floor: 0 }
+        Self { limits, floor: Vec::new() }
     }
 
     /// See [`crate::QueueStore::apply`].
@@ -60,7 +60,11 @@ impl Engine {
         }
         match base.commit(changes, sync) {
             Ok(()) => {
-                self.floor = self.floor.min(filed.unwrap_or(u32::MAX));
+                if let Some(filed) = filed.map(keys::expiry_from)
+                    && filed < self.floor
+                {
+                    self.floor = filed;
+                }
                 outcomes
             }
             Err(_) if !sync => outcomes,

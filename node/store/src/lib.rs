@@ -10,6 +10,7 @@
 //! | `engine.rs`, `engine/` | what each command does, and the sweep; the same for every store |
 //! | `memory.rs` | ordered maps: for tests and simulation |
 //! | `rocks.rs`, `rocks/` | RocksDB: group commit, full disks, clear errors on opening |
+//! | `driver.rs` | the thread that a store runs on: drains, applies, syncs, sweeps |
 //!
 //! A store keeps hashes of capabilities, ciphertext and times in whole hours; nothing else reaches it.
 
@@ -21,6 +22,11 @@ use posta_protocol::answer::Info;
 use posta_protocol::ids::{BlobId, Incarnation, MessageId, QueueId, WriterId};
 use posta_protocol::now::Now;
 use posta_protocol::registry::answer;
+
+pub mod driver;
+#[cfg(feature = "floor")]
+#[doc(hidden)]
+pub mod floor;
 
 mod batch;
 mod engine;

@@ -1,46 +1,53 @@
 //! The store on disk: RocksDB, one `WriteBatch` and one sync for a batch of commands.
 //!
-//! **Values in plain SST files**, not in BlobDB's: most messages are acknowledged before their memtable is flushed or at
-//! the next small compaction, and so never cost a second write, whereas a blob file keeps its dead until it is collected
-//! as a whole. (The store's benchmark decides with numbers.)
+//! **Values in plain SST files**, not in BlobDB's: `rocks/options.rs` has the numbers.
 //!
 //! **A disk that fails.** After a failed write RocksDB refuses all others until it is opened again. The store keeps
 //! answering reads, refuses changes with `no-space`, and opens the database anew as soon as there is space
-//! ([`REOPEN_FREE_BYTES`]; with another cause, every [`REOPEN_PAUSE`]). Opening flushes what the log holds, so that
-//! nothing is confirmed twice that isn't on the disk. A batch whose write failed half-way, after the log but before the
-//! sync, may turn out to be there: its commands are idempotent, and were answered with a refusal, so that they come again.
+//! ([`options::reopen_bytes`]) and a file of its own can be written, which is tried every [`REOPEN_PAUSE`]. Opening
+//! flushes what the log holds, so that nothing is confirmed twice that isn't on the disk. A batch whose write failed
+//! half-way, after the log but before the sync, may turn out to be there: its commands are idempotent, and were answered
+//! with a refusal, so that they come again.
 //!
-//! **Space.** Below [`Limits::min_free_bytes`] nothing new is taken in; what is left serves acks, deletes, and
-//! compactions, which a sweep then runs itself once [`RECLAIM_AFTER`] entries were erased.
+//! **Space.** What was erased leaves the disk when the table files that tell of it are compacted, which a file with many
+//! erasures soon is; a sweep has the tables flushed after every [`SETTLE_AFTER`] of them. Below
+//! [`Limits::min_free_bytes`] nothing new is taken in; what is left serves acks, deletes, and compactions, which a sweep
+//! then runs itself once [`RECLAIM_AFTER`] entries were erased.
 
 use core::fmt;
 use core::ops::ControlFlow;
 use core::time::Duration;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::ids::Incarnation;
 use posta_protocol::now::{Mono, Now};
-use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch};
 
-use crate::batch::{Backing, Broken, Changes, Visit};
+use crate::batch::{Backing, Broken, Changes, Key, Visit};
 use crate::engine::{Engine, Mode};
 use crate::keys::{self, Table};
 use crate::limits::Limits;
 use crate::{Outcome, QueueOp, QueueStore, SCHEMA};
 
 mod error;
-mod options;
+pub(crate) mod options;
 
 use error::FailedOpen;
 pub use error::OpenError;
 
-/// Free bytes above which a database that failed to write is opened again: two memtables are flushed on the way.
-const REOPEN_FREE_BYTES: u64 = 2 * options::MESSAGE_MEMTABLE as u64;
 /// Pause between two attempts to open it again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
+/// What an entry of a batch takes besides its key and value, and the batch itself: tags and lengths.
+const ENTRY: usize = 16;
+/// A file that is written, synced and removed to see whether the disk works.
+const PROBE: &str = "probe";
+/// Erased messages and blobs after which a sweep has the tables flushed, so that the space comes back however quiet it is:
+/// about 45 MB.
+const SETTLE_AFTER: u64 = 4096;
 /// Erased messages and blobs after which, when space is short, a sweep compacts their tables: about 1 MiB.
 const RECLAIM_AFTER: u64 = 96;
 
@@ -62,6 +69,8 @@ struct Disk {
     tried: Option<Mono>,
     /// Messages and blobs erased since the last reclaiming compaction.
     erased: u64,
+    /// Messages and blobs erased since the tables were last told.
+    unsettled: u64,
 }
 
 impl RocksStore {
@@ -72,7 +81,7 @@ impl RocksStore {
     pub fn open(path: &Path, limits: Limits, fresh: Incarnation) -> Result<Self, OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| OpenError::from_io(path, &e))?;
         let (db, incarnation) = open_database(path, Some(fresh))?;
-        let disk = Disk { path: path.to_owned(), db: Some(db), failed: false, tried: None, erased: 0 };
+        let disk = Disk { path: path.to_owned(), db: Some(db), failed: false, tried: None, erased: 0, unsettled: 0 };
         Ok(Self { engine: Engine::new(limits), disk, incarnation })
     }
 
@@ -112,6 +121,9 @@ impl QueueStore for RocksStore {
             return 0;
         }
         let worked_off = self.engine.sweep(&mut self.disk, now, limit);
+        if self.disk.unsettled >= SETTLE_AFTER {
+            self.disk.settle();
+        }
         if self.disk.erased >= RECLAIM_AFTER && self.disk.free_bytes() < self.engine.limits.min_free_bytes {
             self.disk.reclaim();
         }
@@ -127,7 +139,7 @@ impl fmt::Debug for RocksStore {
 
 /// Opens the database and checks its schema; writes the first records of a new one. Without `fresh` it must not be new.
 fn open_database(path: &Path, fresh: Option<Incarnation>) -> Result<(DB, Incarnation), OpenError> {
-    let open = || DB::open_cf_descriptors(&options::database(), path, options::tables());
+    let open = || DB::open_cf_descriptors(&options::database(path), path, options::tables(path));
     let db = open().map_err(|e| match error::classify(&e) {
         // A layout with other tables: its version stands in the one table that every layout has.
         FailedOpen::OtherTables => match schema_only(path) {
@@ -147,7 +159,7 @@ fn open_database(path: &Path, fresh: Option<Incarnation>) -> Result<(DB, Incarna
                 let mut w = Writer::default();
                 w.u32(SCHEMA);
                 fresh.write(&mut w);
-                let written = db.put_opt(keys::STORE, w.finish(), &write_options(true));
+                let written = db.put_opt(keys::STORE, w.finish(), &options::write(true));
                 written.map_err(|e| error::classify(&e).at(path, &e))?;
                 Ok((db, fresh))
             }
@@ -171,18 +183,20 @@ fn read_store_record(db: &DB) -> Result<Option<(u32, Option<Incarnation>)>, rock
 }
 
 fn schema_only(path: &Path) -> Option<u32> {
-    let db = DB::open_cf_for_read_only(&options::database(), path, [Table::Meta.name()], false).ok()?;
+    let db = DB::open_cf_for_read_only(&options::database(path), path, [Table::Meta.name()], false).ok()?;
     read_store_record(&db).ok()?.map(|(schema, _)| schema)
-}
-
-fn write_options(sync: bool) -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(sync);
-    options
 }
 
 fn handle(db: &DB, table: Table) -> Result<&ColumnFamily, Broken> {
     db.cf_handle(table.name()).ok_or(Broken)
+}
+
+/// Whether a file can be written and synced.
+fn probe(path: &Path) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&[0; 4096])?;
+    file.sync_all()?;
+    fs::remove_file(path)
 }
 
 /// Logs the kind of an error and nothing else: RocksDB's own words may hold keys.
@@ -203,7 +217,9 @@ impl Disk {
 
     fn write(&self, changes: Changes, sync: bool) -> Result<u64, Broken> {
         let db = self.db()?;
-        let mut batch = WriteBatch::default();
+        // As much as it takes, at once: growing would copy the messages once more.
+        let bytes = |(key, value): (&Key, &Option<Vec<u8>>)| ENTRY + key.1.len() + value.as_ref().map_or(0, Vec::len);
+        let mut batch = WriteBatch::with_capacity_bytes(ENTRY + changes.iter().map(bytes).sum::<usize>());
         let mut erased = 0;
         for ((table, key), value) in changes {
             let cf = handle(db, table)?;
@@ -215,18 +231,23 @@ impl Disk {
                 }
             }
         }
-        db.write_opt(batch, &write_options(sync)).map_err(|e| broken("write", &e))?;
+        db.write_opt(batch, &options::write(sync)).map_err(|e| broken("write", &e))?;
         Ok(erased)
     }
 
     /// Tries to get a database back that takes writes.
     fn reopen(&mut self, now: Mono) {
         if self.tried.is_some_and(|tried| now.since(tried) < REOPEN_PAUSE && tried <= now)
-            || self.free_bytes() < REOPEN_FREE_BYTES
+            || self.free_bytes() < options::reopen_bytes(&self.path)
         {
             return;
         }
         self.tried = Some(now);
+        // What can be read stays open while nothing can be written.
+        if let Err(e) = probe(&self.path.join(PROBE)) {
+            tracing::warn!(kind = ?e.kind(), "the disk takes no writes yet");
+            return;
+        }
         self.db = None; // Closed first: it holds the lock.
         match open_database(&self.path, None) {
             Ok((db, _)) => {
@@ -234,8 +255,23 @@ impl Disk {
                 self.failed = false;
                 tracing::info!("the disk takes writes again; the queue store goes on");
             }
-            Err(_) => tracing::warn!("the queue store can't be opened again yet"),
+            Err(_) => {
+                tracing::warn!("the queue store can't be opened again yet");
+                let (database, tables) = (options::database(&self.path), options::tables(&self.path));
+                self.db = DB::open_cf_descriptors_read_only(&database, &self.path, tables, false).ok();
+            }
         }
+    }
+
+    /// Brings what was erased to the table files, whose compactions then drop it; in the background.
+    fn settle(&mut self) {
+        self.unsettled = 0;
+        let Ok(db) = self.db() else { return };
+        let all: Vec<_> = Table::ALL.iter().filter_map(|table| db.cf_handle(table.name())).collect();
+        let mut options = rocksdb::FlushOptions::default();
+        options.set_wait(false);
+        // One that fails shows at the next write.
+        let _ = db.flush_cfs_opt(&all, &options).map_err(|e| broken("flush", &e));
     }
 
     /// Gives the space of erased messages back, so far as compacting their tables does. Blocks meanwhile.
@@ -280,6 +316,7 @@ impl Backing for Disk {
         match self.write(changes, sync) {
             Ok(erased) => {
                 self.erased = self.erased.saturating_add(erased);
+                self.unsettled = self.unsettled.saturating_add(erased);
                 Ok(())
             }
             Err(Broken) => {

@@ -15,7 +15,7 @@ impl Engine {
     pub(crate) fn sweep<B: Backing>(&mut self, base: &mut B, now: Now, limit: usize) -> usize {
         let hour = now.wall.hour();
         let mut session = Session { batch: Batch::new(base), limits: &self.limits, mode: Mode::Normal, hour };
-        let Ok(entries) = session.due(self.floor, limit) else { return 0 };
+        let Ok(entries) = session.due(&self.floor, limit) else { return 0 };
         let mut worked_off = 0;
         for (filed, due) in &entries {
             match session.settle(*filed, *due) {
@@ -28,12 +28,17 @@ impl Engine {
             }
             worked_off += 1;
         }
-        let (changes, sync) = session.batch.finish();
-        if !changes.is_empty() && base.commit(changes, sync).is_err() {
+        let (changes, _) = session.batch.finish();
+        // No outcome speaks of it: what a crash brings back is erased again. The next command's sync covers it.
+        if !changes.is_empty() && base.commit(changes, false).is_err() {
             return 0;
         }
-        if entries.len() < limit && worked_off == entries.len() {
-            self.floor = hour; // Nothing before it is left; what is put back lies behind it.
+        if worked_off == entries.len() {
+            // Nothing before it is left; what is put back lies behind it.
+            self.floor = match entries.last() {
+                Some((filed, due)) if entries.len() == limit => keys::expiry(*filed, *due),
+                _ => keys::expiry_from(hour),
+            };
         }
         worked_off
     }
@@ -41,13 +46,14 @@ impl Engine {
 
 impl<B: Backing> Session<'_, B> {
     /// At most `limit` entries whose hour has come, the oldest first.
-    fn due(&self, floor: u32, limit: usize) -> Result<Vec<(u32, Due)>, Stop> {
+    fn due(&self, floor: &[u8], limit: usize) -> Result<Vec<(u32, Due)>, Stop> {
         let mut entries = Vec::new();
         if limit == 0 {
             return Ok(entries);
         }
         let end = keys::expiry_from(self.hour.saturating_add(1));
-        self.batch.scan(Table::Expiry, keys::expiry_from(floor.min(self.hour)), end, &mut |key, _| {
+        let from = keys::expiry_from(self.hour);
+        self.batch.scan(Table::Expiry, from.as_slice().min(floor).to_vec(), end, &mut |key, _| {
             entries.extend(keys::read_expiry(key));
             if entries.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;

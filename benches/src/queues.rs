@@ -1,0 +1,294 @@
+//! Many queues in one store: what each costs on disk and in memory, and that nothing gets slower.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use posta_store::driver::BATCH;
+use posta_store::{Limits, Outcome, QueueOp, QueueStore, RocksStore, floor};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use serde::Serialize;
+
+use crate::load::{Clock, Load, Samples, create, ids, instant, round};
+use crate::store::{Sender, bodies, folder_bytes, open};
+
+/// Queues from which on nothing may get slower.
+const FEW: u64 = 10_000;
+/// Queues made, side by side and measured, at each of the two sizes.
+const MEASURED: u64 = 10_000;
+/// Clients side by side.
+const CLIENTS: usize = 64;
+/// Seconds of lookups, and of sends with and without expiry.
+const SECONDS: f64 = 5.0;
+/// Seconds of sends while queues expire, at most.
+const EXPIRY_SECONDS: f64 = 60.0;
+/// One queue in so many holds a message, and one in so many expires.
+const WITH_MESSAGE: u64 = 100;
+const EXPIRING: u64 = 10;
+/// The hour in which the queues are made that expire, and that of the others.
+const FIRST_HOUR: u32 = 0;
+const HOUR: u32 = 1_000;
+
+/// All figures.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    /// Queues.
+    pub queues: u64,
+    /// How many of them hold a message.
+    pub with_message: u64,
+    /// Bytes on disk, without the tables of messages.
+    pub disk_bytes: u64,
+    /// The same for each queue.
+    pub disk_bytes_per_queue: f64,
+    /// Bytes of table files by table.
+    pub table_bytes: BTreeMap<&'static str, u64>,
+    /// Memory of the process with the store open and used.
+    pub resident_bytes: u64,
+    /// The most that it was since the program started, building included.
+    pub peak_resident_bytes: u64,
+    /// 99 of 100 creations were faster, in microseconds, with 10 k queues and with all.
+    pub create_p99_us_few: f64,
+    /// See there.
+    pub create_p99_us: f64,
+    /// 99 of 100 lookups were faster, in microseconds, with 10 k queues and with all.
+    pub lookup_p99_us_few: f64,
+    /// See there.
+    pub lookup_p99_us: f64,
+    /// Seconds to open the store with all queues.
+    pub restart_s: f64,
+    /// Seconds to make them.
+    pub build_s: f64,
+    /// Queues that end while others are written to.
+    pub expiry: Expiry,
+}
+
+/// Expiry in the background of sends.
+#[derive(Debug, Serialize)]
+pub struct Expiry {
+    /// Queues that ended.
+    pub due: u64,
+    /// How many were erased while the senders went on.
+    pub erased: u64,
+    /// In how many seconds.
+    pub seconds: f64,
+    /// 99 of 100 sends were faster, in microseconds, without.
+    pub send_p99_us_before: f64,
+    /// And meanwhile.
+    pub send_p99_us: f64,
+    /// Meanwhile by before.
+    pub ratio: f64,
+}
+
+fn limits(count: u64) -> Limits {
+    Limits { max_queues: count * 2 + FEW * 4, disk_quota_bytes: u64::MAX, queue_quota: u32::MAX, ..Limits::default() }
+}
+
+/// Makes queues in full batches, on the thread that calls.
+///
+/// # Errors
+/// If the store refuses one.
+pub fn fill(store: &mut RocksStore, clock: &Clock, range: Range<u64>) -> Result<()> {
+    let mut ops = Vec::with_capacity(BATCH);
+    for n in range.clone() {
+        ops.push(create(n));
+        if ops.len() == BATCH || n + 1 == range.end {
+            ensure!(store.apply(clock.now(), &ops).iter().all(|o| *o == Outcome::Done), "a queue was refused");
+            ops.clear();
+        }
+        if n % 1_000_000 == 999_999 {
+            eprintln!("{} million queues", (n + 1) / 1_000_000);
+        }
+    }
+    Ok(())
+}
+
+/// Makes a store with `count` queues in a folder below `dir` and measures how long opening it takes.
+///
+/// # Errors
+/// If the store refuses anything.
+pub fn restart(dir: &Path, count: u64) -> Result<f64> {
+    let folder = tempfile::tempdir_in(dir)?;
+    let mut store = open(folder.path(), limits(count))?;
+    fill(&mut store, &Clock::at(HOUR), 0..count)?;
+    drop(store);
+    Ok(opened(folder.path(), count)?.1)
+}
+
+fn opened(path: &Path, count: u64) -> Result<(RocksStore, f64)> {
+    let start = instant();
+    let store = open(path, limits(count))?;
+    Ok((store, round(start.elapsed().as_secs_f64(), 3)))
+}
+
+/// Measures in a folder below `dir` with this many queues.
+///
+/// # Errors
+/// If the store refuses anything or the disk fails.
+pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
+    ensure!(count >= 4 * FEW, "at least {} queues", 4 * FEW);
+    let folder = tempfile::tempdir_in(dir)?;
+    let path = folder.path();
+    let bodies = bodies(&mut ChaCha20Rng::seed_from_u64(1));
+    let clock = Clock::at(FIRST_HOUR);
+    let expiring = count / EXPIRING;
+    let start = instant();
+
+    let mut store = open(path, limits(count))?;
+    fill(&mut store, &clock, 0..expiring.min(FEW))?;
+    clock.set(HOUR);
+    fill(&mut store, &clock, count - (FEW - expiring.min(FEW))..count)?;
+    let mut load = Load::start(store, &clock)?;
+    // The few that are there are looked up and those that are made count to neither end.
+    let few = creates(&mut load, count..count + MEASURED)?;
+    let few_lookups = lookups(&mut load, count..count + MEASURED)?;
+    load.stop()?;
+
+    let (mut store, _) = opened(path, count)?;
+    clock.set(FIRST_HOUR);
+    fill(&mut store, &clock, expiring.min(FEW)..expiring)?;
+    clock.set(HOUR);
+    let last = count - (FEW - expiring.min(FEW));
+    fill(&mut store, &clock, expiring..last - MEASURED * 2)?;
+    eprintln!("{count} queues after {:.0} s", start.elapsed().as_secs_f64());
+    let mut load = Load::start(store, &clock)?;
+    let many = creates(&mut load, last - MEASURED * 2..last - MEASURED)?;
+    let with_message = count / WITH_MESSAGE;
+    let step = (last - MEASURED * 2 - expiring) / with_message;
+    let mut sender = Sender::new((0..with_message).map(|n| expiring + n * step), CLIENTS, &bodies);
+    let mut left = with_message;
+    let next = |client| {
+        left = left.checked_sub(1)?;
+        sender.next(client).map(|(op, ..)| op)
+    };
+    load.run(CLIENTS, f64::MAX, next, |_, outcome| Ok(matches!(outcome, Outcome::Accepted { .. })))?;
+    load.stop()?;
+    let build_s = round(start.elapsed().as_secs_f64(), 1);
+
+    let (store, restart_s) = opened(path, count)?;
+    let mut load = Load::start(store, &clock)?;
+    let many_lookups = lookups(&mut load, expiring..last - MEASURED)?;
+    let (resident_bytes, peak_resident_bytes) = memory()?;
+    eprintln!("looked up after {:.0} s", start.elapsed().as_secs_f64());
+    load.stop()?;
+    let table_bytes = floor::table_bytes(path)?;
+    let disk_bytes = folder_bytes(path)? - table_bytes.get("messages").copied().unwrap_or(0);
+
+    let expiry = expire(path, count, last - MEASURED, &clock, &bodies)?;
+    Ok(Figures {
+        queues: count,
+        with_message,
+        disk_bytes,
+        disk_bytes_per_queue: round(disk_bytes as f64 / count as f64, 1),
+        table_bytes,
+        resident_bytes,
+        peak_resident_bytes,
+        create_p99_us_few: few.rate().p99_us,
+        create_p99_us: many.rate().p99_us,
+        lookup_p99_us_few: few_lookups.rate().p99_us,
+        lookup_p99_us: many_lookups.rate().p99_us,
+        restart_s,
+        build_s,
+        expiry,
+    })
+}
+
+fn creates(load: &mut Load, range: Range<u64>) -> Result<Samples> {
+    let mut new = range;
+    load.run(
+        CLIENTS,
+        f64::MAX,
+        |_| new.next().map(create),
+        |_, outcome| match outcome {
+            Outcome::Done => Ok(true),
+            other => bail!("a queue was refused: {other:?}"),
+        },
+    )
+}
+
+fn lookups(load: &mut Load, range: Range<u64>) -> Result<Samples> {
+    let mut rng = ChaCha20Rng::seed_from_u64(3);
+    let next = |_| {
+        let n = range.start + rng.next_u64() % (range.end - range.start);
+        Some(QueueOp::Read { queue: ids(n).0, after: 0, skip: Vec::new() })
+    };
+    load.run(CLIENTS, SECONDS, next, |_, outcome| match outcome {
+        Outcome::Empty | Outcome::Message { .. } => Ok(true),
+        other => bail!("a queue was not found: {other:?}"),
+    })
+}
+
+/// Sends, each acknowledged at once, before and while the first queues end.
+fn expire(path: &Path, count: u64, end: u64, clock: &Clock, bodies: &[Box<[u8]>]) -> Result<Expiry> {
+    let due = count / EXPIRING;
+    let (store, _) = opened(path, count)?;
+    let mut load = Load::start(store, clock)?;
+    // Queues without messages, used by nobody else.
+    let mut sender = Sender::new((end - MEASURED.min(end / 4)..end).filter(|n| n % WITH_MESSAGE != 0), CLIENTS, bodies);
+    let mut measure = |load: &mut Load, seconds: f64| -> Result<Samples> {
+        let mut acks = vec![None; CLIENTS];
+        let next = |client: usize| {
+            let slot = acks.get_mut(client)?;
+            if let Some(ack) = slot.take() {
+                return Some(ack);
+            }
+            let (send, queue, sequence) = sender.next(client)?;
+            *slot = Some(QueueOp::Ack { queue: ids(queue).0, up_to: sequence });
+            Some(send)
+        };
+        load.run(CLIENTS, seconds, next, |_, outcome| match outcome {
+            Outcome::Accepted { .. } => Ok(true),
+            Outcome::Done => Ok(false),
+            other => bail!("a command was refused: {other:?}"),
+        })
+    };
+    // The same hour before and meanwhile would be best, but then nothing would be due: only its number differs.
+    measure(&mut load, 1.0)?;
+    let before = measure(&mut load, SECONDS)?.rate().p99_us;
+    clock.set(HOUR + 1_200);
+    load.sweep()?;
+    let start = instant();
+    let mut samples = Samples::default();
+    let (erased, seconds) = loop {
+        samples.join(measure(&mut load, SECONDS)?);
+        let seconds = start.elapsed().as_secs_f64();
+        let gone = gone(&mut load, due)?;
+        eprintln!("{gone} of {due} queues erased after {seconds:.0} s");
+        if gone >= due || seconds >= EXPIRY_SECONDS {
+            break (gone, round(seconds, 1));
+        }
+    };
+    load.stop()?;
+    let send_p99_us = samples.rate().p99_us;
+    Ok(Expiry { due, erased, seconds, send_p99_us_before: before, send_p99_us, ratio: round(send_p99_us / before, 2) })
+}
+
+/// How many of the first queues are gone: they go in the order of their hashes, so that a sample tells.
+fn gone(load: &mut Load, due: u64) -> Result<u64> {
+    const SAMPLE: u64 = 1_000;
+    let sample = SAMPLE.min(due);
+    let mut asked = 0..sample;
+    let mut gone = 0;
+    let next = |_| asked.next().map(|n| QueueOp::Read { queue: ids(n * (due / sample)).0, after: 0, skip: Vec::new() });
+    load.run(CLIENTS, f64::MAX, next, |_, outcome| {
+        match outcome {
+            Outcome::Refused(posta_store::Refusal::BadCapability) => gone += 1,
+            Outcome::Refused(posta_store::Refusal::Expired) => {}
+            other => bail!("a queue that has ended is used: {other:?}"),
+        }
+        Ok(true)
+    })?;
+    Ok(due * gone / sample)
+}
+
+/// Resident memory of this process, now and at its peak.
+fn memory() -> Result<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let bytes = |name: &str| -> Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("/proc/self/status")?;
+        let kib = line.trim().trim_end_matches(" kB").trim();
+        Ok(kib.parse::<u64>()? * 1024)
+    };
+    Ok((bytes("VmRSS:")?, bytes("VmHWM:")?))
+}
