@@ -49,17 +49,17 @@ fn the_incarnation_stays() {
 
 #[test]
 fn a_newer_schema_is_refused_with_or_without_new_tables() {
-    let tables = ["default", "queues", "index", "messages", "blobs", "expiry", "more"];
-    for tables in [&tables[..6], &tables[..]] {
+    let tables = ["default", "queues", "index", "messages", "blobs", "expiry", "seals", "more"];
+    for tables in [&tables[..7], &tables[..]] {
         let folder = tempfile::tempdir().unwrap();
         drop(open(folder.path()).unwrap());
         set_schema(folder.path(), SCHEMA + 1, tables);
         let error = open(folder.path()).unwrap_err();
         let path = folder.path().to_owned();
         assert_eq!(error, OpenError::Newer { path, found: SCHEMA + 1, known: SCHEMA });
-        assert!(error.to_string().contains("newer version of Posta (schema 2, this version knows 1)"), "{error}");
+        assert!(error.to_string().contains("newer version of Posta (schema 3, this version knows 2)"), "{error}");
         set_schema(folder.path(), SCHEMA, tables);
-        assert_eq!(open(folder.path()).is_ok(), tables.len() == 6, "nothing was changed by refusing");
+        assert_eq!(open(folder.path()).is_ok(), tables.len() == 7, "nothing was changed by refusing");
     }
 }
 
