@@ -10,6 +10,7 @@
 //! Everyone else waits for the owner.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,16 +21,17 @@ use posta_protocol::document::Consensus;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::now::Mono;
-use posta_store::{Outcome, QueueStore, Refusal, RocksStore};
+use posta_store::{Backups, Outcome, QueueStore, Refusal, RocksStore};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 pub mod replay_log;
 
 mod clients;
 mod clock;
+pub(crate) mod control;
 mod directory;
 mod links;
 mod status;
@@ -39,6 +41,7 @@ mod workers;
 use self::clients::{ClientEvent, ToClient};
 use self::clock::Clock;
 pub(crate) use self::clock::wall;
+use self::control::Control;
 use self::directory::{Directory, PublicKeys, Signer};
 use self::links::{Held, Links};
 use self::replay_log::{BootId, LogOwner, ShardLog};
@@ -88,6 +91,12 @@ struct Prepared {
     shards: Vec<ReplayShard>,
     logs: Vec<ShardLog>,
     store: Box<dyn QueueStore>,
+    backups: Backups,
+}
+
+/// The folder of the queue store.
+pub(crate) fn queues_in(state: &Path) -> PathBuf {
+    state.join("queues")
 }
 
 /// Reads keys and replay log, opens the store. Where the machine may have lost tags, the keys go.
@@ -112,9 +121,10 @@ fn prepare(config: &Config) -> Result<Prepared, Failure> {
     let shard_log = |n| ShardLog::new(owner.clone(), loaded.run, workers as u32, n);
     let logs = (0..workers as u32).map(shard_log).collect();
     let fresh = posta_protocol::ids::Incarnation(rand::random());
-    let path = config.state_dir.join("queues");
+    let path = queues_in(&config.state_dir);
     let store = RocksStore::open(&path, config.store.limits(), fresh).map_err(Failure::disk)?;
-    Ok(Prepared { keys, shards, logs, store: Box::new(store) })
+    let backups = store.backups();
+    Ok(Prepared { keys, shards, logs, store: Box::new(store), backups })
 }
 
 /// The ports. Relays are admitted by the newest consensus, whatever it is at that moment, until the relay stops.
@@ -160,7 +170,11 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let (public, public_keys) = watch::channel(PublicKeys::new());
     let (ring, rings) = watch::channel(None);
     let (fatal, mut failures) = mpsc::channel::<Failure>(2);
-    let Prepared { keys, shards, logs, store } = prepared;
+    let Prepared { keys, shards, logs, store, backups } = prepared;
+    match Control::bind(&config.state_dir) {
+        Ok(control) => drop(tokio::spawn(control.serve(backups))),
+        Err(e) => warn!("commands can't reach this relay while it runs: {e}"),
+    }
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });

@@ -313,7 +313,10 @@ mod tests {
         }
         q.ack(3);
         q.forget_messages();
-        assert_eq!((q.judge(1), q.judge(2), q.judge(3)), (Numbered::OutOfWindow, Numbered::OutOfWindow, Numbered::OutOfWindow));
+        assert_eq!(
+            (q.judge(1), q.judge(2), q.judge(3)),
+            (Numbered::OutOfWindow, Numbered::OutOfWindow, Numbered::OutOfWindow)
+        );
         assert_eq!((q.judge(4), q.judge(5), q.judge(90), q.held), (Numbered::New, Numbered::New, Numbered::New, 0));
         let mut q = queue();
         for n in [1, 2, 4, 5] {
@@ -321,7 +324,10 @@ mod tests {
         }
         q.ack(4);
         q.forget_messages();
-        assert_eq!((q.judge(1), q.judge(3), q.judge(4)), (Numbered::Accepted, Numbered::OutOfWindow, Numbered::Accepted));
+        assert_eq!(
+            (q.judge(1), q.judge(3), q.judge(4)),
+            (Numbered::Accepted, Numbered::OutOfWindow, Numbered::Accepted)
+        );
         assert_eq!(q.judge(5), Numbered::New);
         let mut q = queue();
         q.accept(1);

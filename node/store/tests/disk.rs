@@ -18,8 +18,12 @@ mod rig;
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #[path = "shared/tmpfs.rs"]
 mod tmpfs;
+#[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#[path = "shared/watch.rs"]
+mod watch;
 use rig::*;
 use tmpfs::{Tmpfs, free_bytes};
+use watch::Watch;
 
 fn open(path: &Path) -> Result<RocksStore, OpenError> {
     RocksStore::open(path, limits(), INCARNATION)
@@ -210,6 +214,15 @@ fn short_of_space_nothing_is_taken_in_and_acks_give_it_back() {
 #[test]
 fn a_disk_that_is_really_full_loses_nothing_and_the_store_goes_on() {
     let Some(tmpfs) = Tmpfs::mount(160) else { return };
+    let watch = Watch::default();
+    watch.listen(|| fill_three_times(&tmpfs));
+    // Each round the store stopped taking writes, and said so; and went on, and said so.
+    assert_eq!(*watch.gauge.lock().unwrap(), [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+    assert_eq!(watch.count("ERROR message=the disk takes no writes: the queue store only reads until it does"), 3);
+    assert_eq!(watch.count("INFO message=the disk takes writes again; the queue store goes on"), 3);
+}
+
+fn fill_three_times(tmpfs: &Tmpfs) {
     let ballast = tmpfs.path().join("ballast");
     let limits = Limits { queue_quota: 100_000, min_free_bytes: 0, ..Limits::default() };
     let path = tmpfs.path().join("store");

@@ -334,11 +334,16 @@ fn every_byte_on_the_disk_is_a_hash_a_ciphertext_a_counter_or_an_hour() {
     };
     let mut hashes = BTreeMap::new();
     for n in 0..20_u8 {
-        let (queue, invited, own) =
-            (ReaderCapability::new(secret()).id(), WriterCapability::new(secret()).id(), WriterCapability::new(secret()).id());
+        let (queue, invited, own) = (
+            ReaderCapability::new(secret()).id(),
+            WriterCapability::new(secret()).id(),
+            WriterCapability::new(secret()).id(),
+        );
         let (put, get) = (WriterCapability::new(secret()).id(), BlobCapability::new(secret()).id());
         let reader = *secret().expose();
-        for (hash, what) in [(queue.0, "queue"), (invited.0, "writer"), (own.0, "writer"), (put.0, "put"), (get.0, "blob")] {
+        for (hash, what) in
+            [(queue.0, "queue"), (invited.0, "writer"), (own.0, "writer"), (put.0, "put"), (get.0, "blob")]
+        {
             hashes.insert(hash, what);
         }
         store.apply(now, &[QueueOp::Create { queue, writer: invited }, QueueOp::Secure { invited, writer: own }]);
@@ -393,7 +398,9 @@ fn every_byte_on_the_disk_is_a_hash_a_ciphertext_a_counter_or_an_hour() {
     let db = raw(copy.path());
     let is = |hash: &[u8], what: &str| assert_eq!(hashes.get(hash), Some(&what));
     let hour = |h: u32| assert!((first..=last).contains(&h), "{h} is no hour of this run");
-    let end = |h: u32, after: u32| assert!((first + after..=last + after).contains(&h), "{h} is no hour in which something ends");
+    let end = |h: u32, after: u32| {
+        assert!((first + after..=last + after).contains(&h), "{h} is no hour in which something ends")
+    };
     let queue_ends = limits().queue_ttl.as_secs() as u32 / 3600 + 1;
 
     let (mut queues, mut bytes) = (0, 0);

@@ -60,7 +60,8 @@ fn write_schema_1(path: &Path, count: u64, length: usize) {
     }
     // flags 1 one-time, 2 deleted, 4 locked; put; hours; end hour; body.
     let blob_end = HOUR_NOW + 5;
-    for (p, g, flags, body) in [(21_u8, 31_u8, 0_u8, &body(31, 100)[..]), (22, 32, 1, &body(32, 100)), (23, 33, 3, &[])] {
+    for (p, g, flags, body) in [(21_u8, 31_u8, 0_u8, &body(31, 100)[..]), (22, 32, 1, &body(32, 100)), (23, 33, 3, &[])]
+    {
         put("blobs", &[&[g; 32]], &[&[flags], &[p; 32], &4_u32.to_le_bytes(), &blob_end.to_le_bytes(), body]);
         put("index", &[&[2], &[p; 32]], &[&[g; 32]]);
         put("expiry", &[&blob_end.to_be_bytes(), &[3], &[g; 32]], &[]);
@@ -81,8 +82,7 @@ fn assert_whole(store: &mut RocksStore, count: u64, length: usize) {
     let blob_of = |n, length| Outcome::Blob { body: body(n, length) };
     let ops = [blob_get(31, 1), blob_get(32, 1), blob_get(32, 2), blob_get(33, 1), delete(3), create(2, 13)];
     let refused = |r| Refused(r);
-    let expected =
-        [blob_of(31, 100), blob_of(32, 100), refused(Refusal::Taken), refused(Refusal::Gone), Done, Done];
+    let expected = [blob_of(31, 100), blob_of(32, 100), refused(Refusal::Taken), refused(Refusal::Gone), Done, Done];
     assert_eq!(store.apply(now, &ops), expected);
     let next = QueueOp::Send { writer: writer(12), sequence: count + 1, body: body(0, 10) };
     let last = QueueOp::Send { writer: writer(12), sequence: count, body: body(count, length) };
