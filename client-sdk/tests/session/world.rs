@@ -403,7 +403,7 @@ impl World {
                     }
                     Some((id, q)) => {
                         let last = q.accepted.last().copied().unwrap_or(0);
-                        if sequence + 64 <= last || sequence > last + 64 {
+                        if sequence + 64 <= last || sequence > last + (1 << 20) {
                             refused(code::OUT_OF_WINDOW)
                         } else {
                             if q.accepted.insert(sequence) {
