@@ -157,6 +157,10 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let (newest, consensus) = watch::channel(None);
     let prepared = prepare(&config)?;
     let relay = prepared.keys.relay();
+    match Control::bind(&config.state_dir) {
+        Ok(control) => drop(tokio::spawn(control.serve(prepared.backups.clone()))),
+        Err(e) => warn!("commands can't reach this relay while it runs: {e}"),
+    }
     info!("relay {} starts", relay.short());
     let (stopping, stop_seen) = watch::channel(false);
     let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
@@ -170,11 +174,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let (public, public_keys) = watch::channel(PublicKeys::new());
     let (ring, rings) = watch::channel(None);
     let (fatal, mut failures) = mpsc::channel::<Failure>(2);
-    let Prepared { keys, shards, logs, store, backups } = prepared;
-    match Control::bind(&config.state_dir) {
-        Ok(control) => drop(tokio::spawn(control.serve(backups))),
-        Err(e) => warn!("commands can't reach this relay while it runs: {e}"),
-    }
+    let Prepared { keys, shards, logs, store, backups: _ } = prepared;
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });

@@ -63,6 +63,8 @@ struct OutQueue {
     state: State,
     /// Whether it was ours before.
     was_secured: bool,
+    /// Whether its relay has forgotten what it held, once or more.
+    restored: bool,
     /// Whether `secure` was sent a second time, after the queue had refused us.
     secured_again: bool,
     secure: Option<RequestId>,
@@ -138,6 +140,7 @@ impl Outgoing {
                 seal: Box::new(QueueKey::new(&address.key)),
                 state: State::Invited,
                 was_secured: false,
+                restored: false,
                 secured_again: false,
                 secure: None,
                 missing: None,
@@ -303,15 +306,21 @@ impl Outgoing {
         if *body != Body::Ok && !passed_over {
             if *body == Body::Refused(code::BAD_CAPABILITY) && !std::mem::replace(&mut queue.secured_again, true) {
                 queue.call_back(core);
+                queue.restored = true;
                 self.secure(core, now, index);
             } else if queue.state == State::Secured {
                 self.lose(core, index);
             }
             return Progress::Nothing;
         }
-        sealed.confirmed = true;
         queue.secured_again = false;
         let what = sealed.what;
+        if passed_over && queue.restored {
+            self.renumber(core, index, sequence, what);
+            self.fill(core, now);
+            return Progress::Nothing;
+        }
+        sealed.confirmed = true;
         self.forget_done(index);
         if let What::Message(number) = what
             && !passed_over
@@ -327,6 +336,24 @@ impl Outgoing {
         }
         self.fill(core, now);
         if what == What::Introduction { Progress::Introduced } else { Progress::Nothing }
+    }
+
+    /// In a restored queue a number is also out of the window if one sent since, before we knew, lies far ahead. What it
+    /// held goes under a new number; should the reader have it, it knows it by the message's own number.
+    fn renumber(&mut self, core: &mut Core, index: usize, sequence: u64, what: What) {
+        let delivered = self.delivered;
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        if sequence + 1 == queue.next_sequence {
+            // Not even the newest: nothing that we can send fits there any more.
+            return self.lose(core, index);
+        }
+        queue.boxes.remove(&sequence);
+        match what {
+            What::Message(number) if number > delivered => queue.waiting.push_back(number),
+            What::Message(_) => {}
+            What::Receipt => queue.receipt = true,
+            What::Introduction => queue.introduce = true,
+        }
     }
 
     /// Forgets boxes that are confirmed and won't be needed after a restore either.
@@ -372,6 +399,7 @@ impl Outgoing {
                 continue;
             };
             queue.call_back(core);
+            queue.restored = true;
             queue.receipt = self.receipt > 0;
             for sealed in queue.boxes.values_mut() {
                 if std::mem::take(&mut sealed.confirmed)

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use posta_store::Outcome::{Done, Refused};
-use posta_store::{OpenError, Outcome, QueueOp, QueueStore, Refusal, RocksStore, SCHEMA};
+use posta_store::{OpenError, Outcome, QueueOp, QueueStore, Refusal, RocksStore, SCHEMA, backup_closed, restore};
 
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #[path = "shared/rig.rs"]
@@ -143,6 +143,20 @@ fn an_empty_store_of_schema_1_is_brought_up_to_date() {
     write_schema_1(folder.path(), 0, 0);
     let mut store = open(folder.path()).unwrap();
     assert_eq!(store.apply(at(HOUR_NOW), &[read(1, 0), send(13, 1, "new")]), [Outcome::Empty, accepted(2, 1)]);
+}
+
+#[test]
+fn a_store_of_schema_1_can_be_backed_up_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, to, new) = (folder.path().join("old"), folder.path().join("backup"), folder.path().join("new"));
+    fs::create_dir(&old).unwrap();
+    write_schema_1(&old, 30, 1000);
+    assert_eq!(backup_closed(&old, &to, HOUR_NOW).unwrap().queues, 3);
+    assert_eq!(schema(&old), 1);
+    restore(&to, &new, INCARNATION).unwrap();
+    let mut store = open(&new).unwrap();
+    let ops = [read(1, 0), send(12, 30, "again"), send(13, 1, "new"), delete(3)];
+    assert_eq!(store.apply(at(HOUR_NOW), &ops), [Outcome::Empty, accepted(1, 30), accepted(2, 1), Done]);
 }
 
 #[test]

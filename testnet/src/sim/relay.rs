@@ -119,7 +119,7 @@ impl RelayNode {
 
     /// Puts its queues, of which there are none yet, on a real disk.
     pub(super) fn use_disk(&mut self, folder: &Path, now: Now, consensus: &Arc<Consensus>) -> Result<(), Broken> {
-        let folder = folder.join(self.id.short().to_string());
+        let folder = folder.join(self.id.short());
         self.open(folder)?;
         self.start(now, consensus);
         Ok(())

@@ -11,7 +11,8 @@
 //! - What is stored after it was made is missing from it anyway. So writers have to send again whatever happens, and they
 //!   can: they keep each message until its reader, not the relay, has confirmed it; and each answer of a restored store
 //!   carries another incarnation, on which they secure their queue and send everything unconfirmed again, under the same
-//!   numbers, and inviters leave their invitations again. (The second copy of each message lies at another relay.)
+//!   numbers where those still fit, and inviters leave their invitations again. (The second copy of each message lies at
+//!   another relay.)
 //!
 //! The price, said plainly: a message whose writer never comes back, and whose other copy is lost too, is lost.
 //!
@@ -76,7 +77,13 @@ pub enum BackupError {
     /// The store can't be read now.
     #[error("the queue store can't be read now: check the disk, and the relay's log")]
     Unreadable,
-    /// No store is there, or another process uses it.
+    /// There is no store.
+    #[error("there is no queue store in {}; has this relay ever run?", path.display())]
+    NoStore {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process uses it, or it can't be read.
     #[error(transparent)]
     Store(#[from] OpenError),
 }
@@ -159,6 +166,9 @@ impl Backups {
 /// # Errors
 /// [`BackupError`], in a sentence for the operator.
 pub fn backup_closed(store: &Path, to: &Path, hour: u32) -> Result<Report, BackupError> {
+    if !store.join("CURRENT").is_file() {
+        return Err(BackupError::NoStore { path: store.to_owned() });
+    }
     // RocksDB's own lock, held meanwhile: a relay that starts now is told that the store is in use.
     let lock = OpenOptions::new().write(true).open(store.join("LOCK"));
     let lock = lock.map_err(|e| OpenError::from_io(store, &e))?;
@@ -324,9 +334,11 @@ fn fill(from: &Path, manifest: &Manifest, work: &Path, fresh: Incarnation) -> Re
     sync_folder(work).map_err(io_error)
 }
 
+/// A record of a backup: table, key and value.
+type Row = (Table, Vec<u8>, Vec<u8>);
+
 /// The next record, or that there is none; `None` if the bytes can't be a backup's.
-#[expect(clippy::option_option, clippy::type_complexity, reason = "private, and said above")]
-fn read_record(input: &mut impl Read) -> Option<Option<(Table, Vec<u8>, Vec<u8>)>> {
+fn read_record(input: &mut impl Read) -> Option<Option<Row>> {
     let mut byte = [0; 1];
     input.read_exact(&mut byte).ok()?;
     let [number] = byte;

