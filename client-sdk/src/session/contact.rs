@@ -195,7 +195,7 @@ impl Contact {
 
     /// A relay's store is another than before: what was there may be gone, and what was erased is there again.
     pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
-        self.incoming.restored(core, now, relay);
+        self.incoming.restored(now, relay);
         self.outgoing.restored(core, now, relay);
         if let Stage::Inviting(inviting) = &mut self.stage {
             for index in 0..inviting.blobs.len() {

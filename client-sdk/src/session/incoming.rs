@@ -541,16 +541,12 @@ impl Incoming {
         }
     }
 
-    /// A relay's store is another than before: what it was told to erase may be there again, and a queue that was made
-    /// after its backup isn't there. Making one that is there changes nothing.
-    pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
-        for index in 0..self.queues.len() {
-            let Some(queue) = self.queues.get_mut(index).filter(|q| q.relay == relay && q.works()) else { continue };
+    /// A relay's store is another than before: it may have been told to erase less than we think. Whether the queue is
+    /// there at all, a poll tells.
+    pub(crate) fn restored(&mut self, now: Now, relay: RelayId) {
+        for queue in self.queues.iter_mut().filter(|q| q.relay == relay) {
             (queue.acked, queue.next_poll) = (0, now.mono);
             queue.blocks.clear();
-            if queue.create.is_none() {
-                self.start_create(core, now, index);
-            }
         }
     }
 
