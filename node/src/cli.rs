@@ -1,4 +1,4 @@
-//! The command line: `init`, `check`, `run`.
+//! The command line: `init`, `check`, `run`, `backup`, `restore`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,7 +15,7 @@ use posta_link::keys::atomic_write;
 use posta_link::logs::{self, LogLevel};
 
 use crate::config::{Config, Role, template};
-use crate::driver::{self, Options, wall};
+use crate::driver::{self, Options, control, queues_in, wall};
 use crate::failure::Failure;
 use crate::keys::Keys;
 
@@ -37,6 +37,16 @@ enum Command {
     Check(Check),
     /// Run the relay.
     Run(Run),
+    /// Write a backup of the queues, while the relay runs or not.
+    ///
+    /// It holds the queues without their messages: hashes, counters and hours, no message and no key. What is deleted
+    /// later stays in it until you delete it. The relay's own keys are not in it: keep a copy of them apart.
+    Backup(Backup),
+    /// Make the queue store from a backup; the old one must be out of the way.
+    ///
+    /// Queues come back empty. Clients are told by each answer that this is another store, and send again what was not
+    /// delivered yet.
+    Restore(Restore),
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +111,27 @@ struct Run {
     ready_json: bool,
 }
 
+#[derive(Debug, Args)]
+struct Backup {
+    #[command(flatten)]
+    common: Common,
+    /// The folder to write to; empty, or not there yet.
+    #[arg(long)]
+    to: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    #[command(flatten)]
+    common: Common,
+    /// The folder with the backup.
+    #[arg(long)]
+    from: PathBuf,
+    /// Restore as root, whatever the configuration says. The relay must then run as root, too.
+    #[arg(long)]
+    allow_root: bool,
+}
+
 fn parse_role(text: &str) -> Result<Role, &'static str> {
     match text {
         "edge" => Ok(Role::Edge),
@@ -123,6 +154,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(args) => init(&args),
         Command::Check(args) => check(&args),
         Command::Run(args) => run(&args),
+        Command::Backup(args) => backup(&args),
+        Command::Restore(args) => restore(&args),
     };
     match result {
         Ok(()) => ExitCode::from(exit::OK),
@@ -195,13 +228,55 @@ fn check(args: &Check) -> Result<(), Failure> {
 
 fn run(args: &Run) -> Result<(), Failure> {
     let config = Config::load(&args.common.config)?;
-    if is_root() && !(args.allow_root || config.allow_root) {
+    refuse_root(args.allow_root || config.allow_root)?;
+    logs::init(config.log_level, "posta-node");
+    driver::run(config, Options { ready_json: args.ready_json })
+}
+
+fn backup(args: &Backup) -> Result<(), Failure> {
+    let config = Config::load(&args.common.config)?;
+    let to = std::path::absolute(&args.to).map_err(Failure::usage)?;
+    let text = to.to_str().filter(|text| !text.contains('\n'));
+    let text = text.ok_or_else(|| Failure::usage("the folder's name can't be passed on: choose another one"))?;
+    let unreachable = |e| Failure::disk(format_args!("the relay can't be asked: {e}; stop it, or ask as its user"));
+    let words = match control::ask(&config.state_dir, &format!("backup {text}")).map_err(unreachable)? {
+        Some(answer) => answer.map_err(Failure::disk)?,
+        None => {
+            let written = posta_store::backup_closed(&queues_in(&config.state_dir), &to, wall().hour());
+            control::describe(&written.map_err(Failure::disk)?)
+        }
+    };
+    // Where nobody listens there is nothing to say.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{text}: {words}, without messages\nWhat is deleted from now on stays in this backup until you delete it. \
+         The relay's own keys are not in it."
+    );
+    Ok(())
+}
+
+fn restore(args: &Restore) -> Result<(), Failure> {
+    let config = Config::load(&args.common.config)?;
+    refuse_root(args.allow_root || config.allow_root)?;
+    let fresh = posta_protocol::ids::Incarnation(rand::random());
+    let queues = queues_in(&config.state_dir);
+    let report = posta_store::restore(&args.from, &queues, fresh).map_err(Failure::disk)?;
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}: {}, without messages\nClients will send again what was not delivered.",
+        queues.display(),
+        control::describe(&report)
+    );
+    Ok(())
+}
+
+fn refuse_root(allowed: bool) -> Result<(), Failure> {
+    if is_root() && !allowed {
         return Err(Failure::usage(
             "will not run as root: start it as a user of its own, or give --allow-root if you mean it",
         ));
     }
-    logs::init(config.log_level, "posta-node");
-    driver::run(config, Options { ready_json: args.ready_json })
+    Ok(())
 }
 
 /// Whether the effective user is root, as Linux tells it.

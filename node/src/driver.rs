@@ -10,6 +10,7 @@
 //! Everyone else waits for the owner.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,16 +21,17 @@ use posta_protocol::document::Consensus;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::now::Mono;
-use posta_store::{Outcome, QueueStore, Refusal, RocksStore};
+use posta_store::{Backups, Outcome, QueueStore, Refusal, RocksStore};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 pub mod cache;
 pub mod replay_log;
 
 mod clients;
 mod clock;
+pub(crate) mod control;
 mod directory;
 mod filter;
 mod links;
@@ -43,6 +45,7 @@ use self::cache::Cache;
 use self::clients::{ClientEvent, ToClient};
 use self::clock::Clock;
 pub(crate) use self::clock::wall;
+use self::control::Control;
 use self::directory::{Directory, PublicKeys, Signer};
 use self::filter::Filter;
 use self::links::{Held, Links};
@@ -93,6 +96,12 @@ struct Prepared {
     shards: Vec<ReplayShard>,
     logs: Vec<ShardLog>,
     store: Box<dyn QueueStore>,
+    backups: Backups,
+}
+
+/// The folder of the queue store.
+pub(crate) fn queues_in(state: &Path) -> PathBuf {
+    state.join("queues")
 }
 
 /// Reads keys and replay log, opens the store. Where the machine may have lost tags, the keys go.
@@ -127,9 +136,10 @@ fn prepare(config: &Config) -> Result<Prepared, Failure> {
     let shard_log = |n| ShardLog::new(owner.clone(), loaded.run, workers as u32, n);
     let logs = (0..workers as u32).map(shard_log).collect();
     let fresh = posta_protocol::ids::Incarnation(rand::random());
-    let path = config.state_dir.join("queues");
+    let path = queues_in(&config.state_dir);
     let store = RocksStore::open(&path, config.store.limits(), fresh).map_err(Failure::disk)?;
-    Ok(Prepared { keys, shards, logs, store: Box::new(store) })
+    let backups = store.backups();
+    Ok(Prepared { keys, shards, logs, store: Box::new(store), backups })
 }
 
 /// The ports. Relays are admitted by the newest consensus, whatever it is at that moment, until the relay stops.
@@ -164,6 +174,10 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let (newest, consensus) = watch::channel(known.newest.clone());
     let prepared = prepare(&config)?;
     let relay = prepared.keys.relay();
+    match Control::bind(&config.state_dir) {
+        Ok(control) => drop(tokio::spawn(control.serve(prepared.backups.clone()))),
+        Err(e) => warn!("commands can't reach this relay while it runs: {e}"),
+    }
     info!("relay {} starts", relay.short());
     let (stopping, stop_seen) = watch::channel(false);
     let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
@@ -177,7 +191,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let (public, public_keys) = watch::channel(PublicKeys::new());
     let (ring, rings) = watch::channel(None);
     let (fatal, mut failures) = mpsc::channel::<Failure>(2);
-    let Prepared { keys, shards, logs, store } = prepared;
+    let Prepared { keys, shards, logs, store, backups: _ } = prepared;
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });

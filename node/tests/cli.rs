@@ -10,8 +10,9 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use posta_link::exit;
 use posta_link::fetch::Network;
@@ -124,20 +125,75 @@ fn root_has_to_be_meant() {
     assert_eq!(said.contains("--allow-root"), root, "{said}");
 }
 
+/// Starts a relay; it has its store open, and handles signals and commands, when this returns.
+fn start(config: &str) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_posta-node"))
+        .args(["run", "--allow-root", "--config", config])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first line of its log.
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stderr.as_mut().unwrap()), &mut line).unwrap();
+    assert!(line.contains("starts"), "{line}");
+    child
+}
+
+fn stop(mut child: Child) {
+    let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
+    assert!(told.success());
+    assert_eq!(child.wait().unwrap().code(), Some(i32::from(exit::OK)));
+}
+
 #[test]
 fn a_relay_without_a_network_stops_when_told() {
     let dir = tempfile::tempdir().unwrap();
     let config = init(dir.path());
-    let mut child = Command::new(env!("CARGO_BIN_EXE_posta-node"))
-        .args(["run", "--allow-root", "--config", &config])
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The first line of its log: signals are handled by then.
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stderr.take().unwrap()), &mut line).unwrap();
-    assert!(line.contains("starts"), "{line}");
-    let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
-    assert!(told.success());
-    assert_eq!(child.wait().unwrap().code(), Some(i32::from(exit::OK)));
+    stop(start(&config));
+}
+
+#[test]
+fn queues_are_backed_up_while_the_relay_runs_or_not_and_restored_into_an_empty_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    // Deeper than the system allows the path of a socket to be.
+    let deep = dir.path().join("d".repeat(100));
+    fs::create_dir(&deep).unwrap();
+    let config = init(&deep);
+    let folder = |name: &str| dir.path().join(name).display().to_string();
+    let (running, stopped, killed) = (folder("running"), folder("stopped"), folder("killed"));
+    let backup = |to: &str| node(&["backup", "--config", &config, "--to", to]);
+    fails(&["backup", "--config", &config, "--to", &stopped], exit::DISK, "there is no queue store");
+
+    let child = start(&config);
+    let socket = deep.join("relay/state/control");
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let (code, said) = backup(&running);
+    assert!(code == i32::from(exit::OK) && said.contains("0 queues as of the hour of 20"), "{said}");
+    assert!(said.contains("stays in this backup") && said.contains("keys are not in it"), "{said}");
+    fails(&["backup", "--config", &config, "--to", &running], exit::DISK, "it is not empty");
+    let restore = ["restore", "--allow-root", "--config", &config, "--from", &running];
+    fails(&restore, exit::DISK, "is not empty");
+    // A relay that nobody can ask still has its store.
+    fs::rename(&socket, dir.path().join("away")).unwrap();
+    fails(&["backup", "--config", &config, "--to", &stopped], exit::DISK, "in use by another process");
+    stop(child);
+
+    let (code, said) = backup(&stopped);
+    assert!(code == i32::from(exit::OK) && said.contains("0 queues"), "{said}");
+    let mut child = start(&config);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(socket.exists(), "left behind");
+    let (code, said) = backup(&killed);
+    assert!(code == i32::from(exit::OK) && said.contains("0 queues"), "{said}");
+
+    fs::rename(deep.join("relay/state/queues"), dir.path().join("old")).unwrap();
+    for from in [&killed, &stopped, &running] {
+        let restore = ["restore", "--allow-root", "--config", &config, "--from", from];
+        let _ = fs::remove_dir_all(deep.join("relay/state/queues"));
+        let (code, said) = node(&restore);
+        assert!(code == i32::from(exit::OK) && said.contains("Clients will send again"), "{said}");
+    }
+    stop(start(&config));
+    fails(&["restore", "--allow-root", "--config", &config, "--from", &folder("none")], exit::DISK, "no backup");
 }

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use posta_client::session::event::JoinFailure;
@@ -53,6 +54,21 @@ pub struct Kill {
     pub only_edges: bool,
 }
 
+/// All queue relays lose their disks and come back with backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// When the backups are made, since the first message was sent.
+    pub backup_at: Duration,
+    /// When the disks are lost.
+    pub lost_at: Duration,
+    /// How long the relays are away.
+    pub away: Duration,
+    /// An empty folder for the real stores that they then have.
+    pub folder: PathBuf,
+    /// For a control: the stores keep their incarnation, so that no client can tell.
+    pub silent: bool,
+}
+
 /// What a run is like.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,6 +88,8 @@ pub struct Options {
     pub loss: f64,
     /// Who is killed.
     pub kills: Vec<Kill>,
+    /// Whether disks are lost.
+    pub restore: Option<Restore>,
     /// How long the invitation lies around before it is followed.
     pub join_after: Duration,
     /// Length of a directory epoch.
@@ -93,6 +111,7 @@ impl Default for Options {
             latency: (Duration::from_millis(5), Duration::from_millis(50)),
             loss: 0.0,
             kills: Vec::new(),
+            restore: None,
             join_after: Duration::ZERO,
             epoch: Duration::from_secs(60),
             key_epoch: Duration::from_secs(600),
@@ -141,6 +160,8 @@ enum Happening {
     Connected(Side, RelayId),
     Kill(Kill),
     Restart(usize),
+    Backup,
+    Restore(Restore),
     Epoch,
     Join(String),
     Send(usize),
@@ -196,11 +217,16 @@ pub fn run(options: &Options) -> Result<Outcome, Broken> {
     let directory = Directory::new(seed, options.edges, options.mixes, options.epoch, options.key_epoch)?;
     let now = Now { mono: Mono(0), wall: BEGIN };
     let documents = directory.documents(now.wall)?;
-    let relays = directory
+    let mut relays = directory
         .relays()
         .iter()
         .map(|r| RelayNode::new(*r, &directory, &documents, &options.admission, now, &mut rng))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(restore) = &options.restore {
+        for relay in relays.iter_mut().filter(|relay| relay.is_edge) {
+            relay.use_disk(&restore.folder, now, &documents.consensus)?;
+        }
+    }
     let clients = Side::BOTH.iter().map(|_| ClientNode::new(&mut rng)).collect();
     let mut world = World {
         options,
@@ -305,6 +331,10 @@ impl World<'_> {
         }
         for kill in self.options.kills.clone() {
             self.after(kill.at, Happening::Kill(kill));
+        }
+        if let Some(restore) = self.options.restore.clone() {
+            self.after(restore.backup_at, Happening::Backup);
+            self.after(restore.lost_at, Happening::Restore(restore));
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use posta_client::JoinFailure;
 use posta_node::relay::{Admission, Effort};
 use posta_testnet::sim::directory::AUTHORITIES;
-use posta_testnet::sim::{Kill, Options, run};
+use posta_testnet::sim::{Kill, Options, Outcome, Restore, run};
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -108,6 +108,43 @@ fn two_people_find_one_another_where_every_relay_asks_for_a_puzzle() {
     let nobody = Options { admission: Admission::password("sesame"), ..Options::default() };
     let outcome = run(&nobody).unwrap();
     assert!(matches!(outcome.join_failed, Some(JoinFailure::NotAdmitted(_))), "without a proof no queue: {outcome:?}");
+}
+
+/// Every queue relay loses its disk while messages are on their way, and comes back with a backup that is seconds old:
+/// real stores on a real disk.
+fn restored(seed: u64, silent: bool) -> (Options, Outcome) {
+    let folder = tempfile::tempdir().unwrap();
+    let second = Duration::from_secs(1);
+    let restore = Restore {
+        backup_at: second * 2,
+        lost_at: second * 5,
+        away: second / 2,
+        folder: folder.path().to_owned(),
+        silent,
+    };
+    let options =
+        Options { seed, messages: 60, over: second * 8, restore: Some(restore), loss: 0.02, ..Options::default() };
+    let outcome = run(&options).unwrap();
+    (options, outcome)
+}
+
+#[test]
+fn restored_stores_lose_nothing_and_bring_nothing_back() {
+    for seed in 1..=4 {
+        let (options, outcome) = restored(seed, false);
+        assert!(outcome.is_clean(&options), "seed {seed}: {outcome:?}");
+        assert_eq!((outcome.told_delivered, outcome.queues_lost), (2 * options.messages, 0), "seed {seed}");
+    }
+}
+
+/// The control: clients that can't tell by the incarnation don't send again.
+#[test]
+fn stores_restored_without_a_new_incarnation_lose_messages() {
+    let clean = |seed| {
+        let (options, outcome) = restored(seed, true);
+        outcome.is_clean(&options)
+    };
+    assert!((1..=4).any(|seed| !clean(seed)));
 }
 
 #[test]

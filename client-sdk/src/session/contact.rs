@@ -110,6 +110,7 @@ impl Contact {
             self.outgoing.acknowledge(core, now, up_to);
         }
         self.outgoing.expire(core, now);
+        self.outgoing.look_for_missing(core, now);
     }
 
     /// Carries invitations on.
@@ -207,9 +208,19 @@ impl Contact {
         }
     }
 
+    /// A relay's store is another than before: what was there may be gone, and what was erased is there again.
     pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
-        self.incoming.restored(relay, now);
+        self.incoming.restored(now, relay);
         self.outgoing.restored(core, now, relay);
+        if let Stage::Inviting(inviting) = &mut self.stage {
+            for index in 0..inviting.blobs.len() {
+                let blob = inviting.blobs.get_mut(index).filter(|b| b.relay == relay && b.request.is_none());
+                if let Some(blob) = blob {
+                    blob.stored = false;
+                    inviting.put_blob(core, now, self.id, index);
+                }
+            }
+        }
     }
 
     /// The one who followed our invitation says where to write.
@@ -240,7 +251,11 @@ impl Contact {
 
     /// Leaves the invitation at another relay.
     fn move_blob(&mut self, core: &mut Core, now: Now, index: usize) {
+        // A link that was given away names its relays.
         let Stage::Inviting(inviting) = &mut self.stage else { return };
+        if inviting.emitted {
+            return;
+        }
         let taken: Vec<RelayId> = inviting.blobs.iter().map(|b| b.relay).collect();
         let Some(relay) = core.choose_edge(now, &taken) else { return };
         let Some(blob) = inviting.blobs.get_mut(index).filter(|b| !b.stored) else { return };

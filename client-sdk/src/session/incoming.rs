@@ -149,10 +149,22 @@ impl Incoming {
         match body {
             Body::Ok => {}
             Body::NotAdmitted(asks) => return self.not_admitted(core, now, index, *asks),
-            _ => return self.move_queue(core, now, index),
+            _ => {
+                if let Some(queue) = self.queues.get_mut(index).filter(|q| q.ready) {
+                    // Polling it tells the same.
+                    (queue.create, queue.next_poll) = (None, now.mono);
+                }
+                return self.move_queue(core, now, index);
+            }
         }
-        if let Some(queue) = self.queues.get_mut(index) {
-            (queue.ready, queue.create, queue.next_poll) = (true, None, now.mono + HEARTBEAT);
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        queue.create = None;
+        if std::mem::replace(&mut queue.ready, true) {
+            // It was there before, and may have been made anew: what it held of ours it has lost.
+            queue.blocks.clear();
+            (queue.flush, queue.next_poll) = (true, now.mono);
+        } else {
+            queue.next_poll = now.mono + HEARTBEAT;
         }
     }
 
@@ -326,6 +338,7 @@ impl Incoming {
         let subscribed = index == self.subscribed;
         let queue = self.queues.get_mut(index)?;
         (queue.fetch, queue.silent) = (None, 0);
+        queue.made_again &= matches!(body, Body::Refused(_));
         let (sequence, left, sealed) = match body {
             Body::Message { sequence, left, body } => (sequence, left, body),
             Body::Empty => {
@@ -483,6 +496,13 @@ impl Incoming {
             return self.plan_poll(core, now, index);
         }
         let Some(queue) = self.queues.get_mut(index).filter(|q| !q.lost) else { return };
+        if code == code::BAD_CAPABILITY && (queue.create.is_some() || !std::mem::replace(&mut queue.made_again, true)) {
+            // A restored relay that lacks the queue: it is made again, with the same capabilities.
+            if queue.create.is_none() {
+                self.start_create(core, now, index);
+            }
+            return self.plan_poll(core, now, index);
+        }
         queue.lost = true;
         let left = self.queues.iter().filter(|q| !q.lost).count();
         let warning = Warning::QueueLost { contact: self.contact, direction: Direction::Incoming, left };
@@ -528,8 +548,9 @@ impl Incoming {
         }
     }
 
-    /// A relay's store is another than before: what it was told to erase may be there again.
-    pub(crate) fn restored(&mut self, relay: RelayId, now: Now) {
+    /// A relay's store is another than before: it may have been told to erase less than we think. Whether the queue is
+    /// there at all, a poll tells.
+    pub(crate) fn restored(&mut self, now: Now, relay: RelayId) {
         for queue in self.queues.iter_mut().filter(|q| q.relay == relay) {
             (queue.acked, queue.next_poll) = (0, now.mono);
             queue.blocks.clear();

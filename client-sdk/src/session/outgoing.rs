@@ -4,6 +4,7 @@
 //! number for one content only. A message is kept until the contact's receipt.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use posta_protocol::answer::Body;
 use posta_protocol::command::{Command, WriterCapability};
@@ -14,12 +15,17 @@ pub use posta_protocol::params::SEND_WINDOW;
 use posta_protocol::params::SEQUENCE_WINDOW;
 use posta_protocol::registry::answer as code;
 
-use super::core::Core;
+use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, Failure, MessageId, MessageState, SendError, Warning};
 use super::request::{Purpose, RequestId, Task};
 
 /// Messages to one contact that are not delivered yet, at most; beyond, [`SendError::OutboxFull`].
 pub const OUTBOX: usize = 256;
+/// How often a queue is asked for that its restored relay lacks; each time twice as long after the time before, about
+/// nine hours in all. Then it is lost.
+const MISSING_TRIES: u32 = 14;
+/// The first of these waits, about.
+const MISSING_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -53,9 +59,15 @@ struct OutQueue {
     writer: WriterCapability,
     seal: Box<dyn EndToEnd>,
     state: State,
+    /// Whether it was ours before.
+    was_secured: bool,
+    /// Whether its relay has forgotten what it held, once or more.
+    restored: bool,
     /// Whether `secure` was sent a second time, after the queue had refused us.
     secured_again: bool,
     secure: Option<RequestId>,
+    /// When to ask for it once more, and how often that was done, while it isn't there.
+    missing: Option<(Mono, u32)>,
     next_sequence: u64,
     boxes: BTreeMap<u64, Sealed>,
     /// Messages that have no number here yet.
@@ -125,8 +137,11 @@ impl Outgoing {
                 writer: WriterCapability::random(&mut core.rng),
                 seal: Box::new(QueueKey::new(&address.key)),
                 state: State::Invited,
+                was_secured: false,
+                restored: false,
                 secured_again: false,
                 secure: None,
+                missing: None,
                 next_sequence: 1,
                 boxes: BTreeMap::new(),
                 waiting: VecDeque::new(),
@@ -160,17 +175,32 @@ impl Outgoing {
     pub(crate) fn secured(&mut self, core: &mut Core, now: Now, index: usize, body: &Body) -> Progress {
         let Some(queue) = self.queues.get_mut(index) else { return Progress::Nothing };
         queue.secure = None;
+        if *body == Body::Refused(code::BAD_CAPABILITY) && queue.was_secured {
+            // A restored relay that lacks the queue: its reader will make it again, when it hears of it.
+            let tries = queue.missing.map_or(0, |(_, tries)| tries);
+            if tries < MISSING_TRIES {
+                let wait = core.around(MISSING_WAIT.saturating_mul(1 << tries.min(20)));
+                queue.missing = Some((now.mono + wait, tries + 1));
+                return Progress::Nothing;
+            }
+        }
         if *body != Body::Ok {
             self.lose(core, index);
             return if *body == Body::Refused(code::TAKEN) { Progress::Taken } else { Progress::Nothing };
         }
-        queue.state = State::Secured;
-        // After a restore: what was not delivered may be gone from the relay.
-        for sequence in queue.boxes.keys().copied().collect::<Vec<_>>() {
-            self.put(core, now, index, sequence);
-        }
+        (queue.state, queue.was_secured, queue.missing) = (State::Secured, true, None);
         self.fill(core, now);
         Progress::Nothing
+    }
+
+    /// Asks again for queues that their relay lacks.
+    pub(crate) fn look_for_missing(&mut self, core: &mut Core, now: Now) {
+        for index in 0..self.queues.len() {
+            let due = |q: &OutQueue| q.state == State::Invited && q.missing.is_some_and(|(at, _)| at <= now.mono);
+            if self.queues.get(index).is_some_and(due) {
+                self.secure(core, now, index);
+            }
+        }
     }
 
     /// Takes a message to be sent.
@@ -200,6 +230,7 @@ impl Outgoing {
     /// Gives numbers to what waits, as far as the windows permit.
     fn fill(&mut self, core: &mut Core, now: Now) {
         for index in 0..self.queues.len() {
+            self.put_again(core, now, index);
             while let Some(what) = self.next_box(index) {
                 let kind = match what {
                     What::Introduction => Kind::Queues(self.introduction.iter().map(copy).collect()),
@@ -238,6 +269,19 @@ impl Outgoing {
         queue.waiting.pop_front().map(What::Message)
     }
 
+    /// Sends boxes that are not confirmed any more, as far as the window permits: in a restored store each of them is
+    /// new, and one that came far ahead of the others would push them out.
+    fn put_again(&mut self, core: &mut Core, now: Now, index: usize) {
+        let Some(queue) = self.queues.get(index).filter(|q| q.state == State::Secured) else { return };
+        let mut open = queue.boxes.iter().filter(|(_, b)| !b.confirmed).peekable();
+        let Some(end) = open.peek().map(|(oldest, _)| **oldest + SEND_WINDOW) else { return };
+        let due: Vec<u64> =
+            open.take_while(|(s, _)| **s < end).filter(|(_, b)| b.request.is_none()).map(|(s, _)| *s).collect();
+        for sequence in due {
+            self.put(core, now, index, sequence);
+        }
+    }
+
     /// Sends a box until it is confirmed.
     fn put(&mut self, core: &mut Core, now: Now, index: usize, sequence: u64) {
         let purpose = self.purpose(Task::Send(index, sequence));
@@ -259,15 +303,22 @@ impl Outgoing {
         let passed_over = *body == Body::Refused(code::OUT_OF_WINDOW);
         if *body != Body::Ok && !passed_over {
             if *body == Body::Refused(code::BAD_CAPABILITY) && !std::mem::replace(&mut queue.secured_again, true) {
+                queue.call_back(core);
+                queue.restored = true;
                 self.secure(core, now, index);
             } else if queue.state == State::Secured {
                 self.lose(core, index);
             }
             return Progress::Nothing;
         }
-        sealed.confirmed = true;
         queue.secured_again = false;
         let what = sealed.what;
+        if passed_over && queue.restored {
+            self.renumber(core, index, sequence, what);
+            self.fill(core, now);
+            return Progress::Nothing;
+        }
+        sealed.confirmed = true;
         self.forget_done(index);
         if let What::Message(number) = what
             && !passed_over
@@ -283,6 +334,24 @@ impl Outgoing {
         }
         self.fill(core, now);
         if what == What::Introduction { Progress::Introduced } else { Progress::Nothing }
+    }
+
+    /// In a restored queue a number is also out of the window if one sent since, before we knew, lies far ahead. What it
+    /// held goes under a new number; should the reader have it, it knows it by the message's own number.
+    fn renumber(&mut self, core: &mut Core, index: usize, sequence: u64, what: What) {
+        let delivered = self.delivered;
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        if sequence + 1 == queue.next_sequence {
+            // Not even the newest: nothing that we can send fits there any more.
+            return self.lose(core, index);
+        }
+        queue.boxes.remove(&sequence);
+        match what {
+            What::Message(number) if number > delivered => queue.waiting.push_back(number),
+            What::Message(_) => {}
+            What::Receipt => queue.receipt = true,
+            What::Introduction => queue.introduce = true,
+        }
     }
 
     /// Forgets boxes that are confirmed and won't be needed after a restore either.
@@ -320,13 +389,16 @@ impl Outgoing {
         self.fill(core, now);
     }
 
-    /// A relay's store is another than before: everything undelivered is put there again.
+    /// A relay's store is another than before: everything undelivered is put there again, and the last receipt.
     pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
         for index in 0..self.queues.len() {
             let Some(queue) = self.queues.get_mut(index).filter(|q| q.relay == relay && q.state == State::Secured)
             else {
                 continue;
             };
+            queue.call_back(core);
+            queue.restored = true;
+            queue.receipt = self.receipt > 0;
             for sealed in queue.boxes.values_mut() {
                 if std::mem::take(&mut sealed.confirmed)
                     && let What::Message(number) = sealed.what
@@ -372,8 +444,17 @@ impl Outgoing {
 
     /// When something is due next.
     pub(crate) fn next_due(&self, now: Now) -> Option<Mono> {
-        let next = self.messages.values().filter(|m| !m.failed).map(|m| m.expires).min()?;
-        Some(now.mono + next.since(now.wall))
+        let next = self.messages.values().filter(|m| !m.failed).map(|m| m.expires).min();
+        let asked = |q: &OutQueue| q.missing.filter(|_| q.state == State::Invited && q.secure.is_none());
+        let missing = self.queues.iter().filter_map(asked).map(|(at, _)| at).min();
+        earlier(next.map(|at| now.mono + at.since(now.wall)), missing)
+    }
+}
+
+impl OutQueue {
+    /// Boxes on their way are not waited for: they were sent to a queue that isn't there in this form.
+    fn call_back(&mut self, core: &mut Core) {
+        self.boxes.values_mut().filter_map(|b| b.request.take()).for_each(|id| core.requests.cancel(id));
     }
 }
 

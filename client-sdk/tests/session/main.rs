@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use posta_client::session::event::{
-    ClientEvent, ContactId, Direction, Event, Failure, JoinError, JoinFailure, MessageState, Options, Warning,
+    ClientEvent, ContactId, Event, Failure, JoinError, JoinFailure, MessageState, Options, Warning,
 };
 use posta_protocol::now::Mono;
 use rand::RngExt;
@@ -316,21 +316,75 @@ fn a_message_that_nobody_fetches_fails_after_its_expiry_and_not_before() {
     assert_eq!(bodies(&pair.world, 1), ["in time"]);
 }
 
+fn queues_lost(world: &World) -> usize {
+    let lost = |e: &&ClientEvent| matches!(e, ClientEvent::Warning(Warning::QueueLost { .. }));
+    (0..world.clients.len()).map(|c| emitted(world, c).filter(lost).count()).sum()
+}
+
 #[test]
-fn a_store_that_forgot_everything_costs_one_queue_and_no_message() {
-    let mut pair = pair(11);
-    pair.exchange(0, 10);
-    let victim = pair.holders()[0];
-    pair.world.wipe(victim);
-    pair.exchange(10, 30);
-    pair.check(40, MINUTE);
-    let lost = |d: Direction| {
-        (0..2).any(|c| {
-            emitted(&pair.world, c)
-                .any(|e| matches!(e, ClientEvent::Warning(Warning::QueueLost { direction, .. }) if *direction == d))
-        })
+fn stores_that_forgot_everything_cost_nothing() {
+    for victims in 1..=4 {
+        let mut pair = pair(11 + victims as u64);
+        pair.exchange(0, 10);
+        for victim in pair.holders().into_iter().take(victims) {
+            pair.world.wipe(victim);
+        }
+        pair.exchange(10, 30);
+        pair.check(40, 2 * MINUTE);
+        // What is left is one receipt's way; then every queue is in use again.
+        pair.exchange(40, 10);
+        pair.check(50, MINUTE);
+        assert_eq!((queues_lost(&pair.world), pair.holders().len()), (0, 4), "{victims} stores");
+    }
+}
+
+#[test]
+fn what_was_stored_and_not_delivered_is_stored_again() {
+    let mut pair = pair(21);
+    pair.exchange(0, 3);
+    pair.check(3, MINUTE);
+    pair.world.loss = 0.1;
+    pair.world.with(1, |s, now| s.handle(now, Event::Reading(false)));
+    let contact = pair.contacts[0];
+    let send = |pair: &mut Pair, numbers: std::ops::Range<usize>| {
+        for n in numbers {
+            let body = format!("0:{n}").into_bytes();
+            pair.world.with(0, |s, now| s.send(now, contact, body)).unwrap();
+        }
     };
-    assert!(lost(Direction::Outgoing) && lost(Direction::Incoming));
+    // More than a relay's window tells apart.
+    send(&mut pair, 3..113);
+    let both = MessageState::Stored { k: 2, n: 2 };
+    let stored = |w: &World| (20..=113).all(|n| states(w, 0).get(&n).is_some_and(|s| s.contains(&both)));
+    assert!(pair.world.run_until(5 * MINUTE, stored), "{:?}", states(&pair.world, 0));
+    for relay in pair.reads[1].clone() {
+        pair.world.restore(relay);
+    }
+    // The sender hears of it by the next answer.
+    send(&mut pair, 113..115);
+    let again = |w: &World| (20..=113).all(|n| states(w, 0)[&n].iter().filter(|s| **s == both).count() == 2);
+    pair.world.loss = 0.4;
+    assert!(pair.world.run_until(10 * MINUTE, again), "{:?}", states(&pair.world, 0));
+    pair.world.loss = 0.0;
+    pair.world.with(1, |s, now| s.handle(now, Event::Reading(true)));
+    assert!(pair.world.run_until(5 * MINUTE, |w| bodies(w, 1).len() >= 115), "{}", bodies(&pair.world, 1).len());
+    assert_eq!(bodies(&pair.world, 1), texts(0, 115));
+    pair.check_truth(0);
+    assert_eq!(queues_lost(&pair.world), 0);
+}
+
+#[test]
+fn an_invitation_is_left_again_at_relays_that_forgot_it() {
+    let mut world = World::new(22, 6, 6, HOURS);
+    let (a, b) = (world.add_client(Options::default()), world.add_client(Options::default()));
+    assert!(world.run_until(MINUTE, |w| is_ready(w, a) && is_ready(w, b)));
+    let (_, link) = invite(&mut world, a);
+    for relay in world.holders() {
+        world.wipe(relay);
+    }
+    world.run_until(2 * MINUTE, |_| false);
+    world.with(b, |s, now| s.join(now, link.parse().unwrap())).unwrap();
+    assert!(world.run_until(MINUTE, |w| is_connected(w, a) && is_connected(w, b)));
 }
 
 #[test]

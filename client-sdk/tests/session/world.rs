@@ -420,7 +420,7 @@ impl World {
                     }
                     Some((id, q)) => {
                         let last = q.accepted.last().copied().unwrap_or(0);
-                        if sequence + 64 <= last || sequence > last + 64 {
+                        if sequence + 64 <= last || sequence > last + (1 << 20) {
                             refused(code::OUT_OF_WINDOW)
                         } else {
                             if q.accepted.insert(sequence) {
@@ -535,6 +535,15 @@ impl World {
         for client in 0..self.clients.len() {
             self.schedule(HOP, Happening::ToClient(client, Event::LinkDown { entry }));
         }
+    }
+
+    /// Restores a relay: its queues come back without messages.
+    pub(crate) fn restore(&mut self, index: usize) {
+        for queue in self.relays[index].queues.values_mut() {
+            *queue = Queue { writer: queue.writer, invited: queue.invited, ..Queue::default() };
+        }
+        self.relays[index].blobs.clear();
+        self.relays[index].incarnation += 1;
     }
 
     /// Loses a relay's queues and blobs, as a restore from an empty backup would.

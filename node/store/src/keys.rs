@@ -8,12 +8,17 @@
 //! Queues     queue 32                                         queue record (record.rs), 37 to 1,125 bytes
 //! Index      1 | writer's first 16                            queue 32
 //!            2 | put 32                                       blob 32
-//! Messages   queue 32 | sequence u64                          end hour u32 | body
-//! Blobs      blob 32                                          blob record (record.rs)
+//! Messages   queue 32 | sequence u64                          sealed: end hour u32 | body
+//! Blobs      blob 32                                          sealed: blob record (record.rs)
 //! Expiry     hour u32 | 1 | queue 32    a queue, or tombstone (empty)
 //!            hour u32 | 2 | queue 32    messages of a queue   (empty)
 //!            hour u32 | 3 | blob 32     a blob                (empty)
+//! Seals      1 | queue 32 | sequence u64                      seal record of a message (rocks/seal.rs), 52 bytes
+//!            2 | blob 32                                      seal record of a blob
 //! ```
+//!
+//! Sealing is RocksDB's side of it (rocks/seal.rs): the engine, and the store in memory, have the values themselves and no
+//! seal records. **Schema 1** had no `Seals`, and values that were not sealed.
 //!
 //! `Expiry` is read from its front: what ends first stands first, and nothing else is looked at. A queue stands there
 //! once; when its turn comes and it was used since, it is put back at its new end, so that using it costs nothing
@@ -30,11 +35,12 @@ pub(crate) enum Table {
     Messages,
     Blobs,
     Expiry,
+    Seals,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Meta, Self::Queues, Self::Index, Self::Messages, Self::Blobs, Self::Expiry];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Meta, Self::Queues, Self::Index, Self::Messages, Self::Blobs, Self::Expiry, Self::Seals];
 
     /// The column family's name. RocksDB insists on one called `default`.
     pub(crate) const fn name(self) -> &'static str {
@@ -45,6 +51,7 @@ impl Table {
             Self::Messages => "messages",
             Self::Blobs => "blobs",
             Self::Expiry => "expiry",
+            Self::Seals => "seals",
         }
     }
 }
@@ -67,6 +74,16 @@ fn tagged(tag: u8, id: &[u8]) -> Vec<u8> {
 /// less.
 pub(crate) fn writer(id: &WriterId) -> Vec<u8> {
     tagged(INDEX_WRITER, id.0.split_at(INDEX_WRITER_LEN).0)
+}
+
+/// Whether a key of `Index` is a writer's.
+pub(crate) fn is_writer(key: &[u8]) -> bool {
+    key.first() == Some(&INDEX_WRITER)
+}
+
+/// What a writer's key of schema 1, with the whole hash, is now.
+pub(crate) fn shortened(key: &[u8]) -> Option<&[u8]> {
+    if is_writer(key) && key.len() > 1 + INDEX_WRITER_LEN { key.get(..=INDEX_WRITER_LEN) } else { None }
 }
 
 pub(crate) fn put(id: &WriterId) -> Vec<u8> {

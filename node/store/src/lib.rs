@@ -9,7 +9,7 @@
 //! | `batch.rs` | what a batch has changed so far, in front of what is stored |
 //! | `engine.rs`, `engine/` | what each command does, and the sweep; the same for every store |
 //! | `memory.rs` | ordered maps: for tests and simulation |
-//! | `rocks.rs`, `rocks/` | RocksDB: group commit, full disks, clear errors on opening |
+//! | `rocks.rs`, `rocks/` | RocksDB: group commit, full disks, sealing, migrations, backups, clear errors on opening |
 //! | `driver.rs` | the thread that a store runs on: drains, applies, syncs, sweeps |
 //!
 //! A store keeps hashes of capabilities, ciphertext and times in whole hours; nothing else reaches it.
@@ -38,7 +38,8 @@ mod rocks;
 
 pub use limits::{Limits, MAX_SEQUENCE_AHEAD};
 pub use memory::MemoryStore;
-pub use rocks::{OpenError, RocksStore};
+pub use rocks::backup::{BackupError, Backups, Report, RestoreError, backup_closed, restore};
+pub use rocks::{ERASE_WITHIN, OpenError, RocksStore, WRITABLE_METRIC};
 
 /// The version of the layout that `keys.rs` and `record.rs` describe.
 pub const SCHEMA: u32 = 2;
@@ -60,7 +61,8 @@ pub trait QueueStore: Send {
     /// Erases what has expired, working off at most `limit` entries of the expiry buckets.
     ///
     /// Returns how many entries it worked off; fewer than `limit` means that nothing due is left. An entry stands
-    /// for one queue, one blob, or the messages that one queue took within one hour.
+    /// for one queue, one blob, the messages that one queue took within one hour, or a value that a store on disk puts
+    /// under a new key (see [`ERASE_WITHIN`]).
     fn sweep(&mut self, now: Now, limit: usize) -> usize;
 }
 

@@ -194,6 +194,17 @@ impl QueueRecord {
         self.acked = 0;
     }
 
+    /// Forgets its messages, as a restored store does: what was accepted and not acknowledged is as good as never sent,
+    /// so that its writer can store it again.
+    pub(crate) const fn forget_messages(&mut self) {
+        // Bit i stood for `highest - i`.
+        let back = self.highest - self.acked;
+        self.window = if back < SEQUENCE_WINDOW { self.window >> back } else { 0 };
+        self.highest = self.acked;
+        self.held = 0;
+        self.filed = 0;
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let counts = self.highest > 0;
         let mut w = Writer::with_capacity(101 + self.ids.len() * MessageId::LEN);
@@ -454,6 +465,36 @@ mod tests {
         assert_eq!((expected.kind, expected.suspended), (QueueKind::Plain, false));
         old[0] |= CONTACT | BULK;
         assert_eq!(QueueRecord::decode(&old), Err(Malformed::Value("flags")));
+    }
+
+    #[test]
+    fn a_queue_without_its_messages_takes_them_again_and_none_that_was_acknowledged() {
+        let mut q = queue();
+        for n in [1, 2, 4, 5, 90] {
+            q.accept(n);
+        }
+        q.ack(3);
+        q.forget_messages();
+        assert_eq!(
+            (q.judge(1), q.judge(2), q.judge(3)),
+            (Numbered::OutOfWindow, Numbered::OutOfWindow, Numbered::OutOfWindow)
+        );
+        assert_eq!((q.judge(4), q.judge(5), q.judge(90), q.held), (Numbered::New, Numbered::New, Numbered::New, 0));
+        let mut q = queue();
+        for n in [1, 2, 4, 5] {
+            q.accept(n);
+        }
+        q.ack(4);
+        q.forget_messages();
+        assert_eq!(
+            (q.judge(1), q.judge(3), q.judge(4)),
+            (Numbered::Accepted, Numbered::OutOfWindow, Numbered::Accepted)
+        );
+        assert_eq!(q.judge(5), Numbered::New);
+        let mut q = queue();
+        q.accept(1);
+        q.forget_messages();
+        assert_eq!(q, queue(), "as one that never took any");
     }
 
     #[test]

@@ -9,10 +9,15 @@
 //! half-way, after the log but before the sync, may turn out to be there: its commands are idempotent, and were answered
 //! with a refusal, so that they come again.
 //!
+//! **Sealed values.** Messages and blobs are sealed on their way in (`seal.rs`), under keys beside the database
+//! (`keyfile.rs`) that are replaced again and again (`renew.rs`): what is erased is unreadable within [`ERASE_WITHIN`],
+//! whatever the files still hold of it.
+//!
 //! **Space.** What was erased leaves the disk when the table files that tell of it are compacted, which a file with many
 //! erasures soon is; a sweep has the tables flushed after every [`SETTLE_AFTER`] of them. Below
 //! [`Limits::min_free_bytes`] nothing new is taken in; what is left serves acks, deletes, and compactions, which a sweep
-//! then runs itself once [`RECLAIM_AFTER`] entries were erased.
+//! then runs itself once [`RECLAIM_AFTER`] entries were erased. Half of it is left for them: a change of the store's key
+//! waits meanwhile.
 
 use core::fmt;
 use core::ops::ControlFlow;
@@ -21,11 +26,13 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::ids::Incarnation;
 use posta_protocol::now::{Mono, Now};
-use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch};
+use rocksdb::properties::BACKGROUND_ERRORS;
+use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, WriteBatch};
 
 use crate::batch::{Backing, Broken, Changes, Key, Visit};
 use crate::engine::{Engine, Mode};
@@ -33,11 +40,24 @@ use crate::keys::{self, Table};
 use crate::limits::Limits;
 use crate::{Outcome, QueueOp, QueueStore, SCHEMA};
 
+pub(crate) mod backup;
 mod error;
+mod keyfile;
+mod migrate;
 pub(crate) mod options;
+mod renew;
+mod seal;
 
+use backup::Backups;
 use error::FailedOpen;
 pub use error::OpenError;
+use keyfile::KeyFile;
+pub use renew::ERASE_WITHIN;
+use renew::Renewal;
+use seal::Sealer;
+
+/// A gauge: 1 while the store takes changes, 0 from a failed write until the disk works again.
+pub const WRITABLE_METRIC: &str = "posta_store_writable";
 
 /// Pause between two attempts to open it again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
@@ -48,6 +68,10 @@ const PROBE: &str = "probe";
 /// Erased messages and blobs after which a sweep has the tables flushed, so that the space comes back however quiet it is:
 /// about 45 MB.
 const SETTLE_AFTER: u64 = 4096;
+/// While RocksDB lags behind, a write is tried again after this time.
+const STALL_POLL: Duration = Duration::from_millis(1);
+/// Attempts, about ten seconds, after which a disk that lags behind counts as one that has failed.
+const STALL_PATIENCE: u32 = 10_000;
 /// Erased messages and blobs after which, when space is short, a sweep compacts their tables: about 1 MiB.
 const RECLAIM_AFTER: u64 = 96;
 
@@ -61,12 +85,18 @@ pub struct RocksStore {
 /// The database and its health.
 struct Disk {
     path: PathBuf,
-    /// None while it can't be opened.
-    db: Option<DB>,
+    /// None while it can't be opened. Shared with a backup while one is written.
+    db: Option<Arc<DB>>,
+    /// For backups: the database of the moment.
+    backups: Backups,
+    sealer: Sealer,
+    renewal: Renewal,
     /// A write has failed since it was opened.
     failed: bool,
     /// When opening it again was last tried.
     tried: Option<Mono>,
+    /// Whether space has been short since the last reclaiming compaction.
+    short: bool,
     /// Messages and blobs erased since the last reclaiming compaction.
     erased: u64,
     /// Messages and blobs erased since the tables were last told.
@@ -80,9 +110,48 @@ impl RocksStore {
     /// One sentence for the operator each: see [`OpenError`].
     pub fn open(path: &Path, limits: Limits, fresh: Incarnation) -> Result<Self, OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| OpenError::from_io(path, &e))?;
-        let (db, incarnation) = open_database(path, Some(fresh))?;
-        let disk = Disk { path: path.to_owned(), db: Some(db), failed: false, tried: None, erased: 0, unsettled: 0 };
+        let (db, found) = open_database(path)?;
+        let no_keys = |e| OpenError::from_io(path, &e);
+        let keys = KeyFile::load(path).map_err(no_keys)?;
+        let (sealer, incarnation) = match (found, keys) {
+            (Some((SCHEMA, _)), None) => return Err(OpenError::NoKeys { path: path.to_owned() }),
+            (Some((SCHEMA, incarnation)), Some(keys)) => (Sealer::new(keys), incarnation),
+            (older, keys) => {
+                let keys = match keys {
+                    Some(keys) => keys,
+                    None => KeyFile::create(path, &mut rand::rng()).map_err(no_keys)?,
+                };
+                let mut sealer = Sealer::new(keys);
+                let incarnation = older.map_or(fresh, |(_, incarnation)| incarnation);
+                if older.is_some() {
+                    migrate::seal_all(path, &db, &mut sealer)?;
+                }
+                write_store_record(&db, incarnation).map_err(|e| error::classify(&e).at(path, &e))?;
+                (sealer, incarnation)
+            }
+        };
+        let db = Arc::new(db);
+        let disk = Disk {
+            path: path.to_owned(),
+            backups: Backups::of(&db),
+            db: Some(db),
+            sealer,
+            renewal: Renewal::new(),
+            failed: false,
+            tried: None,
+            short: false,
+            erased: 0,
+            unsettled: 0,
+        };
+        metrics::describe_gauge!(WRITABLE_METRIC, "1 while the queue store takes changes, 0 while the disk takes none");
+        metrics::gauge!(WRITABLE_METRIC).set(1.0);
         Ok(Self { engine: Engine::new(limits), disk, incarnation })
+    }
+
+    /// What makes backups of this store, from any thread, while it is in use.
+    #[must_use]
+    pub fn backups(&self) -> Backups {
+        self.disk.backups.clone()
     }
 
     /// Whether the store takes changes: false from a failed write until the disk works again.
@@ -99,6 +168,7 @@ impl RocksStore {
         if !self.writable() {
             Mode::ReadOnly
         } else if grows && self.disk.free_bytes() < self.engine.limits.min_free_bytes {
+            self.disk.short = true;
             Mode::Reserve
         } else {
             Mode::Normal
@@ -120,11 +190,14 @@ impl QueueStore for RocksStore {
         if self.mode(now, false) == Mode::ReadOnly {
             return 0;
         }
-        let worked_off = self.engine.sweep(&mut self.disk, now, limit);
+        let mut worked_off = self.engine.sweep(&mut self.disk, now, limit);
         if self.disk.unsettled >= SETTLE_AFTER {
             self.disk.settle();
         }
-        if self.disk.erased >= RECLAIM_AFTER && self.disk.free_bytes() < self.engine.limits.min_free_bytes {
+        if self.disk.free_bytes() >= self.engine.limits.min_free_bytes / 2 {
+            worked_off += self.disk.renew(now.mono, limit.saturating_sub(worked_off));
+        }
+        if self.disk.erased >= RECLAIM_AFTER && self.disk.short {
             self.disk.reclaim();
         }
         worked_off
@@ -137,8 +210,8 @@ impl fmt::Debug for RocksStore {
     }
 }
 
-/// Opens the database and checks its schema; writes the first records of a new one. Without `fresh` it must not be new.
-fn open_database(path: &Path, fresh: Option<Incarnation>) -> Result<(DB, Incarnation), OpenError> {
+/// Opens the database. Returns schema and incarnation too, unless it is a new one.
+fn open_database(path: &Path) -> Result<(DB, Option<(u32, Incarnation)>), OpenError> {
     let open = || DB::open_cf_descriptors(&options::database(path), path, options::tables(path));
     let db = open().map_err(|e| match error::classify(&e) {
         // A layout with other tables: its version stands in the one table that every layout has.
@@ -149,23 +222,19 @@ fn open_database(path: &Path, fresh: Option<Incarnation>) -> Result<(DB, Incarna
         other => other.at(path, &e),
     })?;
     match read_store_record(&db).map_err(|e| error::classify(&e).at(path, &e))? {
-        Some((schema, _)) if schema > SCHEMA => {
-            Err(OpenError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
-        }
-        Some((SCHEMA, Some(incarnation))) => Ok((db, incarnation)),
-        Some(_) => Err(OpenError::Corrupted { path: path.to_owned() }),
-        None => match fresh {
-            Some(fresh) if db.iterator(rocksdb::IteratorMode::Start).next().is_none() && no_queues(&db) => {
-                let mut w = Writer::default();
-                w.u32(SCHEMA);
-                fresh.write(&mut w);
-                let written = db.put_opt(keys::STORE, w.finish(), &options::write(true));
-                written.map_err(|e| error::classify(&e).at(path, &e))?;
-                Ok((db, fresh))
-            }
-            _ => Err(OpenError::Corrupted { path: path.to_owned() }),
-        },
+        Some((found, _)) if found > SCHEMA => Err(OpenError::Newer { path: path.to_owned(), found, known: SCHEMA }),
+        Some((found @ 1..=SCHEMA, Some(incarnation))) => Ok((db, Some((found, incarnation)))),
+        None if db.iterator(rocksdb::IteratorMode::Start).next().is_none() && no_queues(&db) => Ok((db, None)),
+        _ => Err(OpenError::Corrupted { path: path.to_owned() }),
     }
+}
+
+/// Makes a database a store's.
+fn write_store_record(db: &DB, incarnation: Incarnation) -> Result<(), rocksdb::Error> {
+    let mut w = Writer::default();
+    w.u32(SCHEMA);
+    incarnation.write(&mut w);
+    db.put_opt(keys::STORE, w.finish(), &options::write(true))
 }
 
 fn no_queues(db: &DB) -> bool {
@@ -205,34 +274,93 @@ fn broken(what: &'static str, e: &rocksdb::Error) -> Broken {
     Broken
 }
 
+/// Whether a flush or compaction has failed since the database was opened.
+fn has_failed(db: &DB) -> bool {
+    !matches!(db.property_int_value(BACKGROUND_ERRORS), Ok(Some(0)))
+}
+
+/// Free bytes of the file system for an ordinary user; none if it can't say.
+fn free_bytes(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize))
+}
+
 impl Disk {
-    fn db(&self) -> Result<&DB, Broken> {
+    fn db(&self) -> Result<&Arc<DB>, Broken> {
         self.db.as_ref().ok_or(Broken)
     }
 
-    /// Free bytes of the file system for an ordinary user; none if it can't say.
     fn free_bytes(&self) -> u64 {
-        rustix::fs::statvfs(&self.path).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize))
+        free_bytes(&self.path)
     }
 
-    fn write(&self, changes: Changes, sync: bool) -> Result<u64, Broken> {
-        let db = self.db()?;
+    /// Changes as RocksDB takes them, with values sealed, and how many erase a message or blob.
+    fn batch(&mut self, db: &DB, changes: Changes) -> Result<(WriteBatch, u64), Broken> {
+        let seals = handle(db, Table::Seals)?;
         // As much as it takes, at once: growing would copy the messages once more.
         let bytes = |(key, value): (&Key, &Option<Vec<u8>>)| ENTRY + key.1.len() + value.as_ref().map_or(0, Vec::len);
         let mut batch = WriteBatch::with_capacity_bytes(ENTRY + changes.iter().map(bytes).sum::<usize>());
         let mut erased = 0;
         for ((table, key), value) in changes {
             let cf = handle(db, table)?;
-            match value {
-                Some(value) => batch.put_cf(cf, key, value),
-                None => {
-                    erased += u64::from(matches!(table, Table::Messages | Table::Blobs));
+            match (value, seal::name(table, &key)) {
+                (Some(mut value), Some(name)) => {
+                    // A blob is written again when it is deleted: what it held before is erased by that.
+                    self.renewal.erased |= table == Table::Blobs;
+                    let record = self.sealer.seal(&name, &mut value)?;
+                    batch.put_cf(seals, name, record);
+                    batch.put_cf(cf, key, value);
+                }
+                (Some(value), None) => batch.put_cf(cf, key, value),
+                (None, Some(name)) => {
+                    erased += 1;
+                    batch.delete_cf(seals, name);
                     batch.delete_cf(cf, key);
+                }
+                (None, None) => batch.delete_cf(cf, key),
+            }
+        }
+        Ok((batch, erased))
+    }
+
+    /// Writes, and waits while RocksDB lags behind, but not for a disk that has failed: RocksDB itself would, for good.
+    fn write(&mut self, mut batch: WriteBatch, sync: bool) -> Result<(), Broken> {
+        let db = Arc::clone(self.db()?);
+        let mut options = options::write(sync);
+        options.set_no_slowdown(true);
+        for _ in 0..STALL_PATIENCE {
+            let again = WriteBatch::from_data(batch.data());
+            match db.write_opt(batch, &options) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::Incomplete && !has_failed(&db) => {
+                    #[expect(clippy::disallowed_methods, reason = "RocksDB has no event for the end of a stall")]
+                    std::thread::sleep(STALL_POLL);
+                    batch = again;
+                }
+                Err(e) => {
+                    self.fail();
+                    return Err(broken("write", &e));
                 }
             }
         }
-        db.write_opt(batch, &options::write(sync)).map_err(|e| broken("write", &e))?;
-        Ok(erased)
+        self.fail();
+        Err(Broken)
+    }
+
+    /// A write has failed: from here on the store only reads.
+    fn fail(&mut self) {
+        if !self.failed {
+            tracing::error!("the disk takes no writes: the queue store only reads until it does");
+            metrics::gauge!(WRITABLE_METRIC).set(0.0);
+        }
+        self.failed = true;
+    }
+
+    /// The value itself of what lies under a key.
+    fn unseal(&self, db: &DB, table: Table, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
+        let Some(name) = seal::name(table, key) else { return Ok(None) };
+        let record = db.get_pinned_cf(handle(db, Table::Seals)?, &name).map_err(|e| broken("read", &e))?;
+        let opened = record.ok_or(Broken).and_then(|record| self.sealer.open(&name, &record, value));
+        opened.map(Some).inspect_err(|_| tracing::error!("a sealed value in the queue store is damaged"))
     }
 
     /// Tries to get a database back that takes writes.
@@ -249,16 +377,20 @@ impl Disk {
             return;
         }
         self.db = None; // Closed first: it holds the lock.
-        match open_database(&self.path, None) {
-            Ok((db, _)) => {
+        match open_database(&self.path) {
+            Ok((db, Some((SCHEMA, _)))) => {
+                let db = Arc::new(db);
+                self.backups.set(&db);
                 self.db = Some(db);
                 self.failed = false;
                 tracing::info!("the disk takes writes again; the queue store goes on");
+                metrics::gauge!(WRITABLE_METRIC).set(1.0);
             }
-            Err(_) => {
+            _ => {
                 tracing::warn!("the queue store can't be opened again yet");
                 let (database, tables) = (options::database(&self.path), options::tables(&self.path));
-                self.db = DB::open_cf_descriptors_read_only(&database, &self.path, tables, false).ok();
+                let readable = DB::open_cf_descriptors_read_only(&database, &self.path, tables, false);
+                self.db = readable.ok().map(Arc::new);
             }
         }
     }
@@ -276,17 +408,17 @@ impl Disk {
 
     /// Gives the space of erased messages back, so far as compacting their tables does. Blocks meanwhile.
     fn reclaim(&mut self) {
-        self.erased = 0;
-        let Ok(db) = self.db() else { return };
+        (self.erased, self.short) = (0, false);
+        let Ok(db) = self.db().cloned() else { return };
         for table in [Table::Messages, Table::Blobs] {
-            let Ok(cf) = handle(db, table) else { return };
+            let Ok(cf) = handle(&db, table) else { return };
             db.compact_range_cf(cf, None::<&[u8]>, None::<&[u8]>);
         }
         // The log goes only when no table has anything left in it.
         let all: Vec<_> = Table::ALL.iter().filter_map(|table| db.cf_handle(table.name())).collect();
         if let Err(e) = db.flush_cfs_opt(&all, &rocksdb::FlushOptions::default()) {
             broken("flush", &e);
-            self.failed = true;
+            self.fail();
         }
     }
 }
@@ -294,7 +426,9 @@ impl Disk {
 impl Backing for Disk {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
         let db = self.db()?;
-        db.get_cf(handle(db, table)?, key).map_err(|e| broken("read", &e))
+        let value = db.get_pinned_cf(handle(db, table)?, key).map_err(|e| broken("read", &e))?;
+        let Some(value) = value else { return Ok(None) };
+        Ok(Some(self.unseal(db, table, key, &value)?.unwrap_or_else(|| value.to_vec())))
     }
 
     fn scan(&self, table: Table, from: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), Broken> {
@@ -304,7 +438,8 @@ impl Backing for Disk {
         let mut cursor = db.raw_iterator_cf_opt(handle(db, table)?, options);
         cursor.seek(from);
         while let Some((key, value)) = cursor.item() {
-            if let ControlFlow::Break(()) = visit(key, value) {
+            let opened = self.unseal(db, table, key, value)?;
+            if let ControlFlow::Break(()) = visit(key, opened.as_deref().unwrap_or(value)) {
                 return Ok(());
             }
             cursor.next();
@@ -313,19 +448,12 @@ impl Backing for Disk {
     }
 
     fn commit(&mut self, changes: Changes, sync: bool) -> Result<(), Broken> {
-        match self.write(changes, sync) {
-            Ok(erased) => {
-                self.erased = self.erased.saturating_add(erased);
-                self.unsettled = self.unsettled.saturating_add(erased);
-                Ok(())
-            }
-            Err(Broken) => {
-                if !self.failed {
-                    tracing::error!("the disk takes no writes: the queue store only reads until it does");
-                }
-                self.failed = true;
-                Err(Broken)
-            }
-        }
+        let db = Arc::clone(self.db()?);
+        let (batch, erased) = self.batch(&db, changes)?;
+        self.write(batch, sync)?;
+        self.erased = self.erased.saturating_add(erased);
+        self.unsettled = self.unsettled.saturating_add(erased);
+        self.renewal.erased |= erased > 0;
+        Ok(())
     }
 }

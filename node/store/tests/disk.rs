@@ -11,12 +11,19 @@ use posta_protocol::now::Now;
 use posta_protocol::params::BOX_LEN;
 use posta_store::Outcome::{Created, Done, Refused, Repeated};
 use posta_store::{Limits, OpenError, Outcome, QueueOp, QueueStore, Refusal, RocksStore, SCHEMA};
-use tempfile::TempDir;
 
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #[path = "shared/rig.rs"]
 mod rig;
+#[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#[path = "shared/tmpfs.rs"]
+mod tmpfs;
+#[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#[path = "shared/watch.rs"]
+mod watch;
 use rig::*;
+use tmpfs::{Tmpfs, free_bytes};
+use watch::Watch;
 
 fn open(path: &Path) -> Result<RocksStore, OpenError> {
     RocksStore::open(path, limits(), INCARNATION)
@@ -49,8 +56,8 @@ fn the_incarnation_stays() {
 
 #[test]
 fn a_newer_schema_is_refused_with_or_without_new_tables() {
-    let tables = ["default", "queues", "index", "messages", "blobs", "expiry", "more"];
-    for tables in [&tables[..6], &tables[..]] {
+    let tables = ["default", "queues", "index", "messages", "blobs", "expiry", "seals", "more"];
+    for tables in [&tables[..7], &tables[..]] {
         let folder = tempfile::tempdir().unwrap();
         drop(open(folder.path()).unwrap());
         set_schema(folder.path(), SCHEMA + 1, tables);
@@ -59,7 +66,7 @@ fn a_newer_schema_is_refused_with_or_without_new_tables() {
         assert_eq!(error, OpenError::Newer { path, found: SCHEMA + 1, known: SCHEMA });
         assert!(error.to_string().contains("newer version of Posta (schema 3, this version knows 2)"), "{error}");
         set_schema(folder.path(), SCHEMA, tables);
-        assert_eq!(open(folder.path()).is_ok(), tables.len() == 6, "nothing was changed by refusing");
+        assert_eq!(open(folder.path()).is_ok(), tables.len() == 7, "nothing was changed by refusing");
     }
 }
 
@@ -144,37 +151,6 @@ fn the_disk_has_hashes_only_and_no_log() {
     }
 }
 
-/// A small file system of its own.
-struct Tmpfs(TempDir);
-
-impl Tmpfs {
-    fn mount(mib: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={mib}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(folder)),
-            Ok(output) => {
-                println!("skipped: mounting a tmpfs needs root ({})", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(e) => {
-                println!("skipped: mount can't be run ({e})");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.0.path()).status();
-        if !unmounted.is_ok_and(|s| s.success()) {
-            println!("{} could not be unmounted", self.0.path().display());
-        }
-    }
-}
-
 fn body(n: u64) -> Box<[u8]> {
     let mut bytes = vec![0; BOX_LEN];
     blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut bytes);
@@ -209,7 +185,7 @@ fn assert_held(store: &mut RocksStore, now: Now, numbers: std::ops::Range<u64>) 
 fn short_of_space_nothing_is_taken_in_and_acks_give_it_back() {
     let Some(tmpfs) = Tmpfs::mount(128) else { return };
     let limits = Limits { queue_quota: 100_000, min_free_bytes: 48 << 20, ..Limits::default() };
-    let path = tmpfs.0.path().join("store");
+    let path = tmpfs.path().join("store");
     let mut store = RocksStore::open(&path, limits.clone(), INCARNATION).unwrap();
     let now = at(1);
     assert_eq!(store.apply(now, &[create(1, 2)]), [Created]);
@@ -238,16 +214,25 @@ fn short_of_space_nothing_is_taken_in_and_acks_give_it_back() {
 #[test]
 fn a_disk_that_is_really_full_loses_nothing_and_the_store_goes_on() {
     let Some(tmpfs) = Tmpfs::mount(160) else { return };
-    let ballast = tmpfs.0.path().join("ballast");
+    let watch = Watch::default();
+    watch.listen(|| fill_three_times(&tmpfs));
+    // Each round the store stopped taking writes, and said so; and went on, and said so.
+    assert_eq!(*watch.gauge.lock().unwrap(), [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+    assert_eq!(watch.count("ERROR message=the disk takes no writes: the queue store only reads until it does"), 3);
+    assert_eq!(watch.count("INFO message=the disk takes writes again; the queue store goes on"), 3);
+}
+
+fn fill_three_times(tmpfs: &Tmpfs) {
+    let ballast = tmpfs.path().join("ballast");
     let limits = Limits { queue_quota: 100_000, min_free_bytes: 0, ..Limits::default() };
-    let path = tmpfs.0.path().join("store");
+    let path = tmpfs.path().join("store");
     let mut store = RocksStore::open(&path, limits.clone(), INCARNATION).unwrap();
     let mut now = at(1);
     assert_eq!(store.apply(now, &[create(1, 2)]), [Created]);
     let mut next = 1;
     for round in 0..3 {
         // Each round fills another kind of file first: the log, a memtable on its way to a table, a compaction.
-        let free = free_bytes(tmpfs.0.path());
+        let free = free_bytes(tmpfs.path());
         fs::write(&ballast, vec![1; (free as usize).saturating_sub((6 + 9 * round) << 20)]).unwrap();
         next = fill(&mut store, now, next);
         let outcomes =
@@ -275,23 +260,18 @@ fn a_disk_that_is_really_full_loses_nothing_and_the_store_goes_on() {
 #[test]
 fn opening_on_a_full_disk_says_so() {
     let Some(tmpfs) = Tmpfs::mount(8) else { return };
-    let path = tmpfs.0.path().join("store");
+    let path = tmpfs.path().join("store");
     fs::create_dir(&path).unwrap();
-    let free = free_bytes(tmpfs.0.path());
-    fs::write(tmpfs.0.path().join("ballast"), vec![1; free as usize]).unwrap();
+    let free = free_bytes(tmpfs.path());
+    fs::write(tmpfs.path().join("ballast"), vec![1; free as usize]).unwrap();
     assert_eq!(open(&path).unwrap_err(), OpenError::NoSpace { path: path.clone() });
 }
 
 #[test]
 fn a_read_only_file_system_is_named() {
     let Some(tmpfs) = Tmpfs::mount(8) else { return };
-    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(tmpfs.0.path()).status().unwrap();
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(tmpfs.path()).status().unwrap();
     assert!(remounted.success());
-    let error = open(tmpfs.0.path()).unwrap_err();
+    let error = open(tmpfs.path()).unwrap_err();
     assert!(matches!(error, OpenError::NotWritable { .. }), "{error}");
-}
-
-fn free_bytes(path: &Path) -> u64 {
-    let s = rustix::fs::statvfs(path).unwrap();
-    s.f_bavail * s.f_frsize
 }

@@ -1,6 +1,7 @@
 //! A relay of the simulation: the cores that a process runs, and the parts that survive it.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use posta_node::relay::replay::{ReplaySecret, ReplayShard};
@@ -12,7 +13,7 @@ use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::onion::KeyRing;
 use posta_protocol::packet::Packet;
 use posta_protocol::secret::Secret;
-use posta_store::{Limits, MemoryStore, QueueOp, QueueStore};
+use posta_store::{Backups, Limits, MemoryStore, QueueOp, QueueStore, RocksStore, restore};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -59,7 +60,9 @@ pub(super) struct RelayNode {
     /// Survives: the replay log is written before packets leave.
     peeler: Peeler,
     /// Survives: the disk.
-    store: MemoryStore,
+    store: Box<dyn QueueStore>,
+    /// Where the store lies, if it is a real one.
+    disk: Option<(PathBuf, Backups)>,
     admission: Admission,
     seed: ChaCha20Rng,
     carried_before: u64,
@@ -70,6 +73,10 @@ impl std::fmt::Debug for RelayNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RelayNode({})", self.id.short())
     }
+}
+
+fn limits() -> Limits {
+    Limits { min_free_bytes: 0, ..Limits::default() }
 }
 
 fn ring(relay: &RelayId, directory: &Directory, consensus: &Consensus, at: Wall) -> Result<Ring, Broken> {
@@ -102,7 +109,8 @@ impl RelayNode {
             life: 0,
             process: None,
             peeler: Peeler::new(ring(&relay.id, directory, &documents.consensus, now.wall)?, shard),
-            store: MemoryStore::new(Limits { min_free_bytes: 0, ..Limits::default() }, incarnation),
+            store: Box::new(MemoryStore::new(limits(), incarnation)),
+            disk: None,
             admission: admission.clone(),
             seed,
             carried_before: 0,
@@ -110,6 +118,42 @@ impl RelayNode {
         };
         node.start(now, &documents.consensus);
         Ok(node)
+    }
+
+    /// Puts its queues, of which there are none yet, on a real disk.
+    pub(super) fn use_disk(&mut self, folder: &Path, now: Now, consensus: &Arc<Consensus>) -> Result<(), Broken> {
+        let folder = folder.join(self.id.short());
+        self.open(folder)?;
+        self.start(now, consensus);
+        Ok(())
+    }
+
+    fn open(&mut self, folder: PathBuf) -> Result<(), Broken> {
+        let mut fresh = self.store.incarnation();
+        self.seed.fill_bytes(&mut fresh.0);
+        let store = RocksStore::open(&folder.join("queues"), limits(), fresh).map_err(|_| Broken("a store"))?;
+        self.disk = Some((folder, store.backups()));
+        self.store = Box::new(store);
+        Ok(())
+    }
+
+    pub(super) fn back_up(&self, now: Now) -> Result<(), Broken> {
+        let Some((folder, backups)) = &self.disk else { return Ok(()) };
+        backups.write(&folder.join("backup"), now.wall.hour()).map(|_| ()).map_err(|_| Broken("a backup"))
+    }
+
+    /// Loses its disk, and is given the backup's. With `silent` nobody can tell by the incarnation.
+    pub(super) fn restore(&mut self, silent: bool) -> Result<(), Broken> {
+        let Some((folder, _)) = self.disk.take() else { return Ok(()) };
+        let mut fresh = self.store.incarnation();
+        if !silent {
+            self.seed.fill_bytes(&mut fresh.0);
+        }
+        self.store = Box::new(MemoryStore::new(limits(), fresh)); // Closes the one on disk.
+        let queues = folder.join("queues");
+        std::fs::remove_dir_all(&queues).map_err(|_| Broken("room for a store"))?;
+        restore(&folder.join("backup"), &queues, fresh).map_err(|_| Broken("a store from a backup"))?;
+        self.open(folder)
     }
 
     /// Starts a process, the first or one after a kill.

@@ -13,7 +13,7 @@ use posta_protocol::now::Mono;
 
 use super::directory::Documents;
 use super::relay::Input;
-use super::{Broken, Happening, Kill, World};
+use super::{Broken, Happening, Kill, Restore, World};
 use crate::ledger::Side;
 
 /// From asking the store to what it has written, and from there to the answer.
@@ -37,6 +37,8 @@ impl World<'_> {
             Happening::Connected(side, entry) => self.link_up(side, entry),
             Happening::Kill(kill) => self.kill(kill),
             Happening::Restart(r) => return self.restart(r),
+            Happening::Backup => return self.relays.iter().try_for_each(|relay| relay.back_up(self.now)),
+            Happening::Restore(restore) => return self.restore(&restore),
             Happening::Epoch => return self.new_epoch(),
             Happening::Join(link) => self.join(&link),
             Happening::Send(number) => self.send(number),
@@ -130,6 +132,19 @@ impl World<'_> {
         if let Some(delay) = restart_after {
             self.after(delay, Happening::Restart(r));
         }
+    }
+
+    fn restore(&mut self, restore: &Restore) -> Result<(), Broken> {
+        for r in 0..self.relays.len() {
+            if self.relays.get(r).is_some_and(|relay| relay.is_edge) {
+                let away = Some(restore.away);
+                self.kill(Kill { relay: r, at: restore.lost_at, restart_after: away, only_edges: true });
+            }
+            if let Some(relay) = self.relays.get_mut(r) {
+                relay.restore(restore.silent)?;
+            }
+        }
+        Ok(())
     }
 
     fn restart(&mut self, r: usize) -> Result<(), Broken> {

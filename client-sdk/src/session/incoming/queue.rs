@@ -33,6 +33,8 @@ pub(super) struct InQueue {
     pub(super) puzzles: u8,
     pub(super) ready: bool,
     pub(super) lost: bool,
+    /// Whether it was made once more, after its relay had said that it isn't there.
+    pub(super) made_again: bool,
     /// Everything up to here is handed on.
     pub(super) cursor: u64,
     /// What came beyond, with the number of the message in it (0 for none).
@@ -77,6 +79,7 @@ impl InQueue {
             puzzles: 0,
             ready: false,
             lost: false,
+            made_again: false,
             cursor: 0,
             seen: BTreeMap::new(),
             acked: 0,

@@ -40,6 +40,22 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
+    /// The key file is missing or damaged.
+    #[error("the queue store in {} has no file `keys`, or that is damaged, and nothing in the store can be read without it; restore the store from a backup, or move the folder away to begin with an empty one", path.display())]
+    NoKeys {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// An older layout, and too little free space to bring it up to date.
+    #[error("the queue store in {} has an older layout, and bringing it up to date needs {needed_mib} MiB of free space, of which there are {free_mib}; free some and start again (nothing was changed)", path.display())]
+    NoSpaceToMigrate {
+        /// The folder.
+        path: PathBuf,
+        /// What it needs, in MiB.
+        needed_mib: u64,
+        /// What there is, in MiB.
+        free_mib: u64,
+    },
     /// The disk is full.
     #[error("no space is left for the queue store in {}; free some and start again (nothing stored is lost)", path.display())]
     NoSpace {
@@ -61,6 +77,7 @@ impl OpenError {
         let path = path.to_owned();
         match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+            io::ErrorKind::InvalidData => Self::NoKeys { path },
             _ => Self::NotWritable { path, why: e.to_string() },
         }
     }

@@ -123,6 +123,10 @@ fn table_options(table: Table, cache: &Cache, buffers: Buffers) -> Options {
             options.set_write_buffer_size(buffers.messages);
             options.set_compression_type(DBCompressionType::None); // ciphertext
         }
+        Table::Seals => {
+            options.set_write_buffer_size(SMALL_MEMTABLE);
+            options.set_compression_type(DBCompressionType::None); // keys under keys, and hashes
+        }
         Table::Meta | Table::Queues | Table::Index | Table::Expiry => {
             options.set_write_buffer_size(SMALL_MEMTABLE);
             options.set_compression_type(DBCompressionType::Lz4);
