@@ -175,7 +175,7 @@ pub fn backup_closed(store: &Path, to: &Path, hour: u32) -> Result<Report, Backu
     fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| OpenError::Locked { path: store.to_owned() })?;
     let tables = [Table::Meta, Table::Queues, Table::Index, Table::Expiry].map(Table::name);
-    let db = DB::open_cf_for_read_only(&options::database(), store, tables, false)
+    let db = DB::open_cf_for_read_only(&options::database(store), store, tables, false)
         .map_err(|e| error::classify(&e).at(store, &e))?;
     write(&db, to, hour)
 }
@@ -298,7 +298,7 @@ fn fill(from: &Path, manifest: &Manifest, work: &Path, fresh: Incarnation) -> Re
     let io_error = |e: io::Error| store(OpenError::from_io(work, &e));
     let damaged = |why| RestoreError::NoBackup { path: from.to_owned(), why };
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(work).map_err(io_error)?;
-    let db = DB::open_cf_descriptors(&options::database(), work, options::tables()).map_err(failed)?;
+    let db = DB::open_cf_descriptors(&options::database(work), work, options::tables(work)).map_err(failed)?;
     // All of it is synced at once at the end.
     let mut unlogged = WriteOptions::default();
     unlogged.disable_wal(true);
