@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use posta_protocol::admission::QueueKind;
 use posta_protocol::ids::{QueueId, WriterId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_store::driver::{self, Job};
@@ -66,7 +67,7 @@ pub fn ids(n: u64) -> (QueueId, WriterId) {
 #[must_use]
 pub fn create(n: u64) -> QueueOp {
     let (queue, writer) = ids(n);
-    QueueOp::Create { queue, writer }
+    QueueOp::Create { queue, writer, kind: QueueKind::Plain }
 }
 
 /// Latencies of one kind of command, and their rate.

@@ -94,7 +94,7 @@ pub fn fill(store: &mut RocksStore, clock: &Clock, range: Range<u64>) -> Result<
     for n in range.clone() {
         ops.push(create(n));
         if ops.len() == BATCH || n + 1 == range.end {
-            ensure!(store.apply(clock.now(), &ops).iter().all(|o| *o == Outcome::Done), "a queue was refused");
+            ensure!(store.apply(clock.now(), &ops).iter().all(|o| *o == Outcome::Created), "a queue was refused");
             ops.clear();
         }
         if n % 1_000_000 == 999_999 {
@@ -201,7 +201,7 @@ fn creates(load: &mut Load, range: Range<u64>) -> Result<Samples> {
         f64::MAX,
         |_| new.next().map(create),
         |_, outcome| match outcome {
-            Outcome::Done => Ok(true),
+            Outcome::Created => Ok(true),
             other => bail!("a queue was refused: {other:?}"),
         },
     )

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use posta_protocol::now::Now;
 use posta_protocol::params::BOX_LEN;
-use posta_store::Outcome::{Done, Empty, Message, Refused, Repeated};
+use posta_store::Outcome::{Created, Done, Empty, Message, Refused, Repeated};
 use posta_store::{Limits, Outcome, QueueOp, QueueStore, Refusal, RocksStore};
 use tempfile::TempDir;
 
@@ -82,7 +82,7 @@ fn a_full_disk_of_64_mib_takes_acknowledgements_gives_space_back_and_loses_nothi
     let path = tmpfs.0.path().join("store");
     let mut store = RocksStore::open(&path, limits.clone(), INCARNATION).unwrap();
     let mut now = at(1);
-    assert_eq!(store.apply(now, &[create(1, 2), create(3, 4)]), [Done, Done]);
+    assert_eq!(store.apply(now, &[create(1, 2), create(3, 4)]), [Created, Created]);
     let no = Refused(Refusal::NoSpace);
     let (mut first, mut next) = (1, 1);
     // Short of space: nothing is taken in, the rest goes on, and an acknowledgement makes room, again and again.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use posta_protocol::params::BOX_LEN;
-use posta_store::Outcome::Done;
+use posta_store::Outcome::{Created, Done};
 use posta_store::{Limits, Outcome, QueueOp, QueueStore, RocksStore};
 
 use crate::rig::{HOUR, INCARNATION, ack, at, create, delete, writer};
@@ -62,7 +62,7 @@ fn space_comes_back_after_ack_delete_and_expiry() {
     };
     let mut store = RocksStore::open(path, limits, INCARNATION).unwrap();
     let creates: Vec<_> = (1..=4).map(|n| create(n, 10 + n)).collect();
-    assert_eq!(store.apply(at(1), &creates), [Done, Done, Done, Done]);
+    assert_eq!(store.apply(at(1), &creates), [Created, Created, Created, Created]);
     fill(&mut store, 1, 11);
     assert_eq!(store.apply(at(1), &[ack(1, MESSAGES)]), [Done]);
     shrinks(&mut store, path, 1, "acknowledged");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fuser::BackgroundSession;
 use posta_protocol::params::BOX_LEN;
-use posta_store::Outcome::{Accepted, Done, Empty, Message, Refused, Repeated};
+use posta_store::Outcome::{Accepted, Created, Done, Empty, Message, Refused, Repeated};
 use posta_store::{QueueOp, QueueStore, Refusal, RocksStore};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -161,7 +161,7 @@ fn fail_and_heal(seed: u64, cases: u64) {
         let open = |path: &Path| RocksStore::open(path, limits.clone(), INCARNATION).unwrap();
         let mut store = open(mounted.path());
         let mut now = at(1);
-        assert_eq!(store.apply(now, &[create(1, 2)]), [Done]);
+        assert_eq!(store.apply(now, &[create(1, 2)]), [Created]);
         let mut next = 1;
         for fault in 0..3 {
             let place = format!("seed {seed}, case {case}, fault {fault}");

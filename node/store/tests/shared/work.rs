@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use posta_protocol::admission::QueueKind;
 use posta_protocol::ids::{QueueId, WriterId};
 use posta_protocol::params::BOX_LEN;
 use posta_store::driver::{self, Job};
@@ -190,7 +191,7 @@ impl Slot {
         }
         let (op, fact) = if who == 0 {
             if !self.created {
-                (QueueOp::Create { queue, writer: invited }, Some(Fact::Create(name, false)))
+                (QueueOp::Create { queue, writer: invited, kind: QueueKind::Plain }, Some(Fact::Create(name, false)))
             } else if !self.secured {
                 self.securing = true;
                 (QueueOp::Secure { invited, writer }, None)
@@ -228,7 +229,7 @@ impl Slot {
         let name = self.stand.name;
         let fact = self.flying[who].take();
         let confirmed = match (fact, outcome) {
-            (Some(Fact::Create(..)), Outcome::Done) => {
+            (Some(Fact::Create(..)), Outcome::Created | Outcome::Done) => {
                 self.created = true;
                 Some(Fact::Create(name, true))
             }
