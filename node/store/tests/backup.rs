@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use posta_protocol::admission::QueueKind;
 use posta_protocol::ids::{Incarnation, QueueId, WriterId};
-use posta_store::Outcome::{Done, Empty, Refused, Repeated};
+use posta_store::Outcome::{Created, Done, Empty, Refused, Repeated};
 use posta_store::{
     BackupError, Outcome, QueueOp, QueueStore, Refusal, Report, RestoreError, RocksStore, SCHEMA, backup_closed,
     restore,
@@ -76,7 +77,7 @@ fn a_restored_store_has_the_queues_and_none_of_the_messages() {
     );
     // One that was deleted later is there again, with nothing in it; one that was made later can be made again.
     assert_eq!(apply(&[read(3, 0), send(61, 1, "no")]), [Empty, Refused(Refusal::BadCapability)]);
-    assert_eq!(apply(&[create(4, 61), send(61, 1, "yes")]), [Done, accepted(4, 1)]);
+    assert_eq!(apply(&[create(4, 61), send(61, 1, "yes")]), [Created, accepted(4, 1)]);
     // An invitation is gone, taken or not, and can be left again.
     assert_eq!(apply(&[blob_get(51, 2)]), [Refused(Refusal::BadCapability)]);
     assert_eq!(apply(&[blob_put(41, 51, true, 20, "again"), blob_get(51, 1)])[0], Done);
@@ -148,8 +149,8 @@ fn a_backup_is_of_one_moment_while_the_store_is_written_to() {
             while !stop.load(Ordering::Relaxed) {
                 let (queue, writer) = (QueueId(id(n, 1)), WriterId(id(n, 2)));
                 let send = QueueOp::Send { writer, sequence: 1, body: b"text"[..].into() };
-                let outcomes = store.apply(at(NOW), &[QueueOp::Create { queue, writer }, send]);
-                assert!(matches!(outcomes[..], [Done, Outcome::Accepted { .. }]));
+                let outcomes = store.apply(at(NOW), &[QueueOp::Create { queue, writer, kind: QueueKind::Plain }, send]);
+                assert!(matches!(outcomes[..], [Created, Outcome::Accepted { .. }]));
                 n += 1;
             }
             n

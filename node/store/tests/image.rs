@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use posta_protocol::admission::QueueKind;
 use posta_protocol::command::{BlobCapability, ReaderCapability, WriterCapability};
 use posta_protocol::crypto;
 use posta_protocol::now::Now;
@@ -346,7 +347,13 @@ fn every_byte_on_the_disk_is_a_hash_a_ciphertext_a_counter_or_an_hour() {
         {
             hashes.insert(hash, what);
         }
-        store.apply(now, &[QueueOp::Create { queue, writer: invited }, QueueOp::Secure { invited, writer: own }]);
+        store.apply(
+            now,
+            &[
+                QueueOp::Create { queue, writer: invited, kind: QueueKind::Plain },
+                QueueOp::Secure { invited, writer: own },
+            ],
+        );
         let sends: Vec<_> =
             (1..=9).map(|sequence| QueueOp::Send { writer: own, sequence, body: body(n, 200) }).collect();
         store.apply(now, &sends);

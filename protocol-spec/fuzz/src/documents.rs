@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
     Authorities, Authority, Certificate, ConsensusBody, ConsensusSignature, Extensions, Header, KeyEpochPart, MixKeys,
-    Params, Purpose, Refusal, Reply, Request, Signature, UnverifiedConsensus, UnverifiedMixKeys,
+    Params, Purpose, Refusal, Reply, Request, SharedRandom, Signature, UnverifiedConsensus, UnverifiedMixKeys,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::geometry::Geometry;
@@ -112,7 +112,7 @@ pub(crate) fn mix_keys(input: &[u8]) {
             fresh_until: Wall(2),
             valid_until: Wall(3),
             previous: Hash([0; 32]),
-            shared_random: [0; 32],
+            shared_random: SharedRandom::default(),
             params: Params::default(),
             key_epochs: vec![KeyEpochPart { epoch, mix_keys: hash }],
             relays: vec![],

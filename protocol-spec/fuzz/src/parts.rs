@@ -4,7 +4,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use posta_protocol::codec::Reader;
-use posta_protocol::document::{Consensus, ConsensusBody, Extensions, Params, UnverifiedConsensus};
+use posta_protocol::document::{Consensus, ConsensusBody, Extensions, Params, SharedRandom, UnverifiedConsensus};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Epoch, Hash};
 use posta_protocol::now::Wall;
@@ -24,7 +24,7 @@ fn front() -> Vec<u8> {
         fresh_until: Wall(2),
         valid_until: Wall(3),
         previous: Hash([0; 32]),
-        shared_random: [0; 32],
+        shared_random: SharedRandom::default(),
         params: Params::default(),
         key_epochs: vec![],
         relays: vec![],

@@ -5,8 +5,8 @@ use posta_protocol::codec::Reader;
 use posta_protocol::crypto::{self, context};
 use posta_protocol::document::{
     Authorities, Certificate, Consensus, ConsensusBody, Descriptor, Echo, Extensions, Header, KeyEpochPart, Params,
-    Position, Profile, Purpose, RelayEntry, Roles, SignedHeader, UnverifiedConsensus, UnverifiedDescriptor,
-    UnverifiedEcho, UnverifiedVote, Vote, VotedRelay,
+    Position, Profile, Purpose, RandomItems, RelayEntry, Roles, SharedRandom, SignedHeader, UnverifiedConsensus,
+    UnverifiedDescriptor, UnverifiedEcho, UnverifiedVote, Vote, VotedRelay,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::geometry::Geometry;
@@ -158,7 +158,7 @@ pub(crate) fn vote_seeds() -> Vec<Vec<u8>> {
         attempt: 1,
         published: NOW,
         newest: Some(SignedHeader { header, signatures: vec![signer.sign(&header)] }),
-        random: [3; 32],
+        random: RandomItems::default(),
         params: params(),
         relays: (1..4).map(|n| VotedRelay { id: RelayId([n; 32]), digest: Hash([n; 32]) }).collect(),
         extensions: Extensions::default(),
@@ -282,6 +282,7 @@ pub(crate) fn consensus_seeds() -> Vec<Vec<u8>> {
         family: (n == 2).then_some([6; 32]),
         operator: OperatorId([n; 16]),
         capacity: 7,
+        listed_since: NOW,
         layers,
     };
     let part = |n| KeyEpochPart { epoch: KeyEpoch(n), mix_keys: Hash([n as u8; 32]) };
@@ -292,7 +293,7 @@ pub(crate) fn consensus_seeds() -> Vec<Vec<u8>> {
         fresh_until: Wall(NOW.0 + 10_000),
         valid_until: Wall(NOW.0 + 40_000),
         previous: Hash([1; 32]),
-        shared_random: [6; 32],
+        shared_random: SharedRandom::default(),
         params: params(),
         key_epochs: vec![part(1), part(2)],
         relays: vec![
