@@ -79,6 +79,7 @@ pub const COVERS: &[(&str, &[&str])] = &[
     ("document/parameters.rs", &["parameters"]),
     ("document/request.rs", &["request", "reply"]),
     ("document/role.rs", &["consensus", "descriptor"]),
+    ("document/randomness.rs", &["vote", "consensus"]),
     ("document/vote.rs", &["vote", "echo"]),
     ("end_to_end.rs", &["content", "sealed_box"]),
     ("frame.rs", &["frame"]),

@@ -161,7 +161,8 @@ pub(crate) fn extensions_seeds() -> Vec<Vec<u8>> {
 /// A relay's addresses for links.
 pub(crate) fn addresses(input: &[u8]) {
     let (one_relay, ids, operator) = (1u32.to_le_bytes(), [1; 64], [0; 16]);
-    let rest = [EMPTY.as_slice(), &[1, 0], &operator, &EMPTY, &EMPTY].concat();
+    let (capacity, listed_since) = (EMPTY, [0; 8]);
+    let rest = [EMPTY.as_slice(), &[1, 0], &operator, &capacity, &listed_since, &EMPTY].concat();
     let body = [front().as_slice(), &EMPTY, &EMPTY, &one_relay, &ids, input, &rest].concat();
     let read = list(input, MAX_ADDRESSES, |r| {
         let ip = match r.u8("kind") {

@@ -229,6 +229,8 @@ fn write_records(db: &DB, path: &Path) -> Result<(u64, blake3::Hash), Failed> {
         while let Some((key, value)) = rows.item() {
             if belongs(table, key) {
                 queues += u64::from(table == Table::Queues);
+                // A store of schema 1 files writers under their whole hash.
+                let key = if table == Table::Index { keys::shortened(key).unwrap_or(key) } else { key };
                 write_record(&mut out, number, key, value).map_err(Failed::Io)?;
             }
             rows.next();
