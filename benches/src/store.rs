@@ -74,11 +74,11 @@ pub struct Restart {
 /// A layout under three habits of readers.
 #[derive(Debug, Serialize)]
 pub struct Kept {
-    /// Readers that are there: each message is acknowledged [`SOON`] messages later.
+    /// Readers that are there: each message is acknowledged 512 messages later.
     pub soon: Cost,
     /// Readers that come back: all are read and acknowledged at the end.
     pub late: Cost,
-    /// Readers of which one in [`STAYS`] never comes: at the end, its messages lie between what is gone.
+    /// Readers of which one in ten never comes: at the end, its messages lie between what is gone.
     pub some_stay: Cost,
 }
 

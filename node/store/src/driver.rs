@@ -6,7 +6,7 @@
 //! Nobody waits for company: a single writer's command is a batch of one. While one batch is being synced the next one
 //! gathers in the channel, so that batches grow with the load by themselves. Those who were answered together tend to
 //! come back together: a batch that is smaller than the one before looks out for the rest of them for a moment
-//! ([`PATIENCE`]), which is short beside a sync (measured on a busy machine with 64 writers: 52 in a batch instead of 46).
+//! (`PATIENCE`), which is short beside a sync (measured on a busy machine with 64 writers: 52 in a batch instead of 46).
 //!
 //! **The janitor** is a [`Job::Sweep`]. What has ended is erased in slices of [`SLICE`] entries: one after each batch
 //! while there is work, one after the other while there is none. So a writer waits for one slice at most, which costs
