@@ -24,7 +24,7 @@ const CLIENTS: usize = 64;
 /// Seconds of lookups, and of sends with and without expiry.
 const SECONDS: f64 = 5.0;
 /// Seconds of sends while queues expire, at most.
-const EXPIRY_SECONDS: f64 = 60.0;
+const EXPIRY_SECONDS: f64 = 120.0;
 /// One queue in so many holds a message, and one in so many expires.
 const WITH_MESSAGE: u64 = 100;
 const EXPIRING: u64 = 10;

@@ -35,9 +35,11 @@ use crate::{Outcome, QueueOp, QueueStore, SCHEMA};
 
 mod error;
 pub(crate) mod options;
+mod recent;
 
 use error::FailedOpen;
 pub use error::OpenError;
+use recent::Recent;
 
 /// Pause between two attempts to open it again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
@@ -71,6 +73,7 @@ struct Disk {
     erased: u64,
     /// Messages and blobs erased since the tables were last told.
     unsettled: u64,
+    recent: Recent,
 }
 
 impl RocksStore {
@@ -81,7 +84,15 @@ impl RocksStore {
     pub fn open(path: &Path, limits: Limits, fresh: Incarnation) -> Result<Self, OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| OpenError::from_io(path, &e))?;
         let (db, incarnation) = open_database(path, Some(fresh))?;
-        let disk = Disk { path: path.to_owned(), db: Some(db), failed: false, tried: None, erased: 0, unsettled: 0 };
+        let disk = Disk {
+            path: path.to_owned(),
+            db: Some(db),
+            failed: false,
+            tried: None,
+            erased: 0,
+            unsettled: 0,
+            recent: Recent::default(),
+        };
         Ok(Self { engine: Engine::new(limits), disk, incarnation })
     }
 
@@ -223,6 +234,7 @@ impl Disk {
         let mut erased = 0;
         for ((table, key), value) in changes {
             let cf = handle(db, table)?;
+            self.recent.keep(table, &key, value.as_deref());
             match value {
                 Some(value) => batch.put_cf(cf, key, value),
                 None => {
@@ -249,6 +261,7 @@ impl Disk {
             return;
         }
         self.db = None; // Closed first: it holds the lock.
+        self.recent.forget();
         match open_database(&self.path, None) {
             Ok((db, _)) => {
                 self.db = Some(db);
@@ -294,7 +307,14 @@ impl Disk {
 impl Backing for Disk {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
         let db = self.db()?;
-        db.get_cf(handle(db, table)?, key).map_err(|e| broken("read", &e))
+        if let Some(value) = self.recent.get(table, key) {
+            return Ok(Some(value));
+        }
+        let value = db.get_cf(handle(db, table)?, key).map_err(|e| broken("read", &e))?;
+        if let Some(value) = &value {
+            self.recent.keep(table, key, Some(value));
+        }
+        Ok(value)
     }
 
     fn scan(&self, table: Table, from: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), Broken> {
@@ -324,6 +344,7 @@ impl Backing for Disk {
                     tracing::error!("the disk takes no writes: the queue store only reads until it does");
                 }
                 self.failed = true;
+                self.recent.forget(); // It has seen what wasn't written.
                 Err(Broken)
             }
         }
