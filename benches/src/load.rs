@@ -10,7 +10,7 @@ use posta_protocol::admission::QueueKind;
 use posta_protocol::ids::{QueueId, WriterId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_store::driver::{self, Job};
-use posta_store::{Outcome, QueueOp, RocksStore};
+use posta_store::{Outcome, QueueOp, QueueStore};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -141,7 +141,7 @@ impl Load {
     ///
     /// # Errors
     /// If the system gives none.
-    pub fn start(store: RocksStore, clock: &Clock) -> Result<Self> {
+    pub fn start(store: impl QueueStore + 'static, clock: &Clock) -> Result<Self> {
         let (jobs, waiting) = mpsc::channel(JOBS);
         let (results, outcomes) = mpsc::channel(OUTCOMES);
         let clock = clock.clone();
@@ -170,21 +170,28 @@ impl Load {
         mut done: impl FnMut(usize, Outcome) -> Result<bool>,
     ) -> Result<Samples> {
         let mut samples = Samples::default();
+        // A writer has its next message ready before the last one is answered, as one that waits in a relay is.
+        let mut ready: Vec<Option<QueueOp>> = (0..clients).map(&mut next).collect();
         let start = instant();
         let mut sent = vec![start; clients];
         let mut flying = 0_usize;
-        let mut submit = |client: usize, at: Instant, sent: &mut Vec<Instant>| -> Result<usize> {
-            let Some(op) = next(client) else { return Ok(0) };
-            if let Some(slot) = sent.get_mut(client) {
-                *slot = at;
+        let mut free: Vec<usize> = (0..clients).collect();
+        loop {
+            for &client in &free {
+                let op = ready.get_mut(client).and_then(|ready| ready.take().or_else(|| next(client)));
+                let (Some(op), Some(sent)) = (op, sent.get_mut(client)) else { continue };
+                *sent = instant();
+                self.jobs.try_send(Job::Op(client, op)).map_err(|_| anyhow!("the store takes no work"))?;
+                flying += 1;
             }
-            self.jobs.try_send(Job::Op(client, op)).map_err(|_| anyhow!("the store takes no work"))?;
-            Ok(1)
-        };
-        for client in 0..clients {
-            flying += submit(client, instant(), &mut sent)?;
-        }
-        while flying > 0 {
+            if flying == 0 {
+                break;
+            }
+            for client in free.drain(..) {
+                if let Some(ready) = ready.get_mut(client) {
+                    *ready = next(client);
+                }
+            }
             let outcomes = self.outcomes.blocking_recv().context("the store has stopped")?;
             let now = instant();
             for (client, outcome) in outcomes {
@@ -194,7 +201,7 @@ impl Load {
                     samples.add(now.duration_since(since), 1);
                 }
                 if now.duration_since(start).as_secs_f64() < seconds {
-                    flying += submit(client, instant(), &mut sent)?;
+                    free.push(client);
                 }
             }
         }

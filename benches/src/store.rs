@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use posta_protocol::ids::Incarnation;
 use posta_protocol::params::BOX_LEN;
-use posta_store::floor::{Layout, Raw};
+use posta_store::floor::{Layout, Raw, RawStore};
 use posta_store::{Limits, Outcome, QueueOp, RocksStore};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -37,8 +37,10 @@ const STAYS: u64 = 10;
 /// All figures.
 #[derive(Debug, Serialize)]
 pub struct Figures {
-    /// Durable sends a second with 64 writers, by RocksDB's own.
+    /// Durable sends a second with 64 writers, by RocksDB's own with the same writers, thread and batching.
     pub ratio_to_raw: f64,
+    /// By RocksDB's own in a loop of full batches, with nobody to answer.
+    pub ratio_to_loop: f64,
     /// By number of writers.
     pub writers: BTreeMap<usize, Writers>,
     /// Messages read, 64 readers side by side.
@@ -56,10 +58,14 @@ pub struct Figures {
 pub struct Writers {
     /// The store.
     pub sends: Rate,
-    /// RocksDB alone: one `WriteBatch` with as many messages, one sync, again.
+    /// RocksDB's `WriteBatch` and sync alone behind the same storage thread, which fills the batches.
     pub raw: Rate,
+    /// RocksDB in a loop: one `WriteBatch` with as many messages as there are writers, one sync, again.
+    pub raw_loop: Rate,
     /// Sends a second by raw.
     pub ratio: f64,
+    /// Sends a second by the loop.
+    pub ratio_to_loop: f64,
 }
 
 /// Opening a store.
@@ -122,15 +128,17 @@ pub fn measure(dir: &Path, seconds: f64, queues: u64) -> Result<Figures> {
     let bodies = bodies(&mut ChaCha20Rng::seed_from_u64(1));
     let mut writers = BTreeMap::new();
     for count in WRITERS {
-        let (mut ours, mut raw) = (Samples::default(), Samples::default());
+        let [mut ours, mut raw, mut tight] = [(); 3].map(|()| Samples::default());
         for _ in 0..TURNS {
             ours.join(sends(dir, count, seconds, &bodies)?);
             raw.join(raw_sends(dir, count, seconds, &bodies)?);
+            tight.join(raw_loop(dir, count, seconds, &bodies)?);
         }
-        let (sends, raw) = (ours.rate(), raw.rate());
+        let (sends, raw, raw_loop) = (ours.rate(), raw.rate(), tight.rate());
         let ratio = round(sends.per_s / raw.per_s, 3);
-        eprintln!("{count} writers: {sends:?}, raw {raw:?}, ratio {ratio}");
-        writers.insert(count, Writers { sends, raw, ratio });
+        let ratio_to_loop = round(sends.per_s / raw_loop.per_s, 3);
+        eprintln!("{count} writers: {sends:?}, raw {raw:?}, ratio {ratio}; loop {raw_loop:?}, ratio {ratio_to_loop}");
+        writers.insert(count, Writers { sends, raw, raw_loop, ratio, ratio_to_loop });
     }
     let (reads, acks) = reads_and_acks(dir, seconds, &bodies)?;
     let mut layouts = BTreeMap::new();
@@ -142,8 +150,8 @@ pub fn measure(dir: &Path, seconds: f64, queues: u64) -> Result<Figures> {
         layouts.insert(name, kept);
     }
     let restart = Restart { queues, seconds: queues::restart(dir, queues)? };
-    let ratio_to_raw = writers.get(&MANY).map_or(0.0, |w| w.ratio);
-    Ok(Figures { ratio_to_raw, writers, reads, acks, restart, layouts })
+    let (ratio_to_raw, ratio_to_loop) = writers.get(&MANY).map_or((0.0, 0.0), |w| (w.ratio, w.ratio_to_loop));
+    Ok(Figures { ratio_to_raw, ratio_to_loop, writers, reads, acks, restart, layouts })
 }
 
 /// Sends that spread over queues, each queue's numbers in order.
@@ -205,6 +213,15 @@ fn key(message: u64) -> [u8; 41] {
 }
 
 fn raw_sends(dir: &Path, clients: usize, seconds: f64, bodies: &[Box<[u8]>]) -> Result<Samples> {
+    let folder = tempfile::tempdir_in(dir)?;
+    let mut load = Load::start(RawStore(Raw::open(folder.path(), Layout::Stock)?), &Clock::at(HOUR))?;
+    let mut sender = Sender::new(0..QUEUES, clients, bodies);
+    let samples = load.run(clients, seconds, |c| sender.next(c).map(|(op, ..)| op), accepted)?;
+    load.stop()?;
+    Ok(samples)
+}
+
+fn raw_loop(dir: &Path, clients: usize, seconds: f64, bodies: &[Box<[u8]>]) -> Result<Samples> {
     let folder = tempfile::tempdir_in(dir)?;
     let raw = Raw::open(folder.path(), Layout::Stock)?;
     let mut samples = Samples::default();

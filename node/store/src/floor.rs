@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use posta_protocol::ids::{Incarnation, QueueId};
+use posta_protocol::now::Now;
 use rocksdb::{DB, DBCompressionType, FlushOptions, IteratorMode, Options, WaitForCompactOptions, WriteBatch};
 use thiserror::Error;
 
 use crate::keys::Table;
 use crate::rocks::options::{self, Values};
+use crate::{Outcome, QueueOp, QueueStore, Refusal};
 
 /// RocksDB has failed, in its own words.
 #[derive(Clone, Debug, Error)]
@@ -102,6 +105,42 @@ impl Raw {
     #[must_use]
     pub fn entries(&self) -> usize {
         self.0.iterator(IteratorMode::Start).count()
+    }
+}
+
+/// A store that only writes messages down: no queues, no quotas, no repeats, no expiry. It answers nothing but sends.
+#[derive(Debug)]
+pub struct RawStore(pub Raw);
+
+impl QueueStore for RawStore {
+    fn incarnation(&self) -> Incarnation {
+        Incarnation([0; 16])
+    }
+
+    fn apply(&mut self, _: Now, ops: &[QueueOp]) -> Vec<Outcome> {
+        let mut entries = Vec::with_capacity(ops.len());
+        let mut outcomes = Vec::with_capacity(ops.len());
+        for op in ops {
+            if let QueueOp::Send { writer, sequence, body } = op {
+                let queue = QueueId(writer.0);
+                let mut key = [0; 41];
+                for (place, byte) in key.iter_mut().zip(queue.0.into_iter().chain(sequence.to_be_bytes())) {
+                    *place = byte;
+                }
+                entries.push((key, &**body));
+                outcomes.push(Outcome::Accepted { queue, sequence: *sequence });
+            } else {
+                outcomes.push(Outcome::Refused(Refusal::Busy));
+            }
+        }
+        match self.0.put(entries) {
+            Ok(()) => outcomes,
+            Err(_) => ops.iter().map(|_| Outcome::Refused(Refusal::NoSpace)).collect(),
+        }
+    }
+
+    fn sweep(&mut self, _: Now, _: usize) -> usize {
+        0
     }
 }
 

@@ -26,6 +26,9 @@ use crate::limits::MAX_SEQUENCE_AHEAD;
 
 const _: () = assert!(SEQUENCE_WINDOW == u64::BITS as u64, "the window is the bits of one u64");
 
+/// What the numbers of a contact queue leap by when its messages are forgotten: more than it takes in its life.
+const CONTACT_LEAP: u64 = 1 << 32;
+
 const SECURED: u8 = 1;
 const DELETED: u8 = 2;
 const COUNTS: u8 = 4;
@@ -196,13 +199,21 @@ impl QueueRecord {
 
     /// Forgets its messages, as a restored store does: what was accepted and not acknowledged is as good as never sent,
     /// so that its writer can store it again.
-    pub(crate) const fn forget_messages(&mut self) {
-        // Bit i stood for `highest - i`.
-        let back = self.highest - self.acked;
-        self.window = if back < SEQUENCE_WINDOW { self.window >> back } else { 0 };
-        self.highest = self.acked;
+    pub(crate) fn forget_messages(&mut self) {
         self.held = 0;
         self.filed = 0;
+        self.ids = Vec::new();
+        if self.kind == QueueKind::Contact {
+            // The relay gives the numbers out itself, and doesn't know how many it has given since: none comes twice.
+            self.highest = self.highest.saturating_add(CONTACT_LEAP);
+            self.acked = self.highest;
+            self.window = 0;
+            return;
+        }
+        // Bit i stood for `highest - i`.
+        let back = self.highest.saturating_sub(self.acked);
+        self.window = if back < SEQUENCE_WINDOW { self.window >> back } else { 0 };
+        self.highest = self.acked;
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -495,6 +506,22 @@ mod tests {
         q.accept(1);
         q.forget_messages();
         assert_eq!(q, queue(), "as one that never took any");
+        let mut q = of_kind(QueueKind::Contact);
+        q.accept_contact(id(1));
+        q.forget_messages();
+        assert_eq!((q.number_of(&id(1)), q.held), (None, 0));
+        assert!(q.accept_contact(id(1)) > CONTACT_LEAP, "no number is given twice");
+        assert_eq!(QueueRecord::decode(&q.encode()), Ok(q));
+        let mut q = of_kind(QueueKind::Bulk);
+        for n in 1..=9 {
+            q.accept(n);
+        }
+        q.ack(4);
+        q.forget_messages();
+        assert_eq!(
+            (q.through(), q.judge(5), q.judge(68), q.judge(69)),
+            (4, Numbered::New, Numbered::New, Numbered::OutOfWindow)
+        );
     }
 
     #[test]

@@ -32,9 +32,9 @@ use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::ids::Incarnation;
 use posta_protocol::now::{Mono, Now};
 use rocksdb::properties::BACKGROUND_ERRORS;
-use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, WriteBatch};
+use rocksdb::{ColumnFamily, DB, ReadOptions};
 
-use crate::batch::{Backing, Broken, Changes, Key, Visit};
+use crate::batch::{Backing, Broken, Changes, Visit};
 use crate::engine::{Engine, Mode};
 use crate::keys::{self, Table};
 use crate::limits::Limits;
@@ -45,13 +45,16 @@ mod error;
 mod keyfile;
 mod migrate;
 pub(crate) mod options;
+mod recent;
 mod renew;
 mod seal;
+mod write;
 
 use backup::Backups;
 use error::FailedOpen;
 pub use error::OpenError;
 use keyfile::KeyFile;
+use recent::Recent;
 pub use renew::ERASE_WITHIN;
 use renew::Renewal;
 use seal::Sealer;
@@ -61,17 +64,11 @@ pub const WRITABLE_METRIC: &str = "posta_store_writable";
 
 /// Pause between two attempts to open it again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
-/// What an entry of a batch takes besides its key and value, and the batch itself: tags and lengths.
-const ENTRY: usize = 16;
 /// A file that is written, synced and removed to see whether the disk works.
 const PROBE: &str = "probe";
 /// Erased messages and blobs after which a sweep has the tables flushed, so that the space comes back however quiet it is:
 /// about 45 MB.
 const SETTLE_AFTER: u64 = 4096;
-/// While RocksDB lags behind, a write is tried again after this time.
-const STALL_POLL: Duration = Duration::from_millis(1);
-/// Attempts, about ten seconds, after which a disk that lags behind counts as one that has failed.
-const STALL_PATIENCE: u32 = 10_000;
 /// Erased messages and blobs after which, when space is short, a sweep compacts their tables: about 1 MiB.
 const RECLAIM_AFTER: u64 = 96;
 
@@ -101,6 +98,7 @@ struct Disk {
     erased: u64,
     /// Messages and blobs erased since the tables were last told.
     unsettled: u64,
+    recent: Recent,
 }
 
 impl RocksStore {
@@ -142,6 +140,7 @@ impl RocksStore {
             short: false,
             erased: 0,
             unsettled: 0,
+            recent: Recent::default(),
         };
         metrics::describe_gauge!(WRITABLE_METRIC, "1 while the queue store takes changes, 0 while the disk takes none");
         metrics::gauge!(WRITABLE_METRIC).set(1.0);
@@ -293,59 +292,6 @@ impl Disk {
         free_bytes(&self.path)
     }
 
-    /// Changes as RocksDB takes them, with values sealed, and how many erase a message or blob.
-    fn batch(&mut self, db: &DB, changes: Changes) -> Result<(WriteBatch, u64), Broken> {
-        let seals = handle(db, Table::Seals)?;
-        // As much as it takes, at once: growing would copy the messages once more.
-        let bytes = |(key, value): (&Key, &Option<Vec<u8>>)| ENTRY + key.1.len() + value.as_ref().map_or(0, Vec::len);
-        let mut batch = WriteBatch::with_capacity_bytes(ENTRY + changes.iter().map(bytes).sum::<usize>());
-        let mut erased = 0;
-        for ((table, key), value) in changes {
-            let cf = handle(db, table)?;
-            match (value, seal::name(table, &key)) {
-                (Some(mut value), Some(name)) => {
-                    // A blob is written again when it is deleted: what it held before is erased by that.
-                    self.renewal.erased |= table == Table::Blobs;
-                    let record = self.sealer.seal(&name, &mut value)?;
-                    batch.put_cf(seals, name, record);
-                    batch.put_cf(cf, key, value);
-                }
-                (Some(value), None) => batch.put_cf(cf, key, value),
-                (None, Some(name)) => {
-                    erased += 1;
-                    batch.delete_cf(seals, name);
-                    batch.delete_cf(cf, key);
-                }
-                (None, None) => batch.delete_cf(cf, key),
-            }
-        }
-        Ok((batch, erased))
-    }
-
-    /// Writes, and waits while RocksDB lags behind, but not for a disk that has failed: RocksDB itself would, for good.
-    fn write(&mut self, mut batch: WriteBatch, sync: bool) -> Result<(), Broken> {
-        let db = Arc::clone(self.db()?);
-        let mut options = options::write(sync);
-        options.set_no_slowdown(true);
-        for _ in 0..STALL_PATIENCE {
-            let again = WriteBatch::from_data(batch.data());
-            match db.write_opt(batch, &options) {
-                Ok(()) => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::Incomplete && !has_failed(&db) => {
-                    #[expect(clippy::disallowed_methods, reason = "RocksDB has no event for the end of a stall")]
-                    std::thread::sleep(STALL_POLL);
-                    batch = again;
-                }
-                Err(e) => {
-                    self.fail();
-                    return Err(broken("write", &e));
-                }
-            }
-        }
-        self.fail();
-        Err(Broken)
-    }
-
     /// A write has failed: from here on the store only reads.
     fn fail(&mut self) {
         if !self.failed {
@@ -377,6 +323,7 @@ impl Disk {
             return;
         }
         self.db = None; // Closed first: it holds the lock.
+        self.recent.forget();
         match open_database(&self.path) {
             Ok((db, Some((SCHEMA, _)))) => {
                 let db = Arc::new(db);
@@ -426,9 +373,14 @@ impl Disk {
 impl Backing for Disk {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
         let db = self.db()?;
+        if let Some(value) = self.recent.get(table, key) {
+            return Ok(Some(value));
+        }
         let value = db.get_pinned_cf(handle(db, table)?, key).map_err(|e| broken("read", &e))?;
         let Some(value) = value else { return Ok(None) };
-        Ok(Some(self.unseal(db, table, key, &value)?.unwrap_or_else(|| value.to_vec())))
+        let value = self.unseal(db, table, key, &value)?.unwrap_or_else(|| value.to_vec());
+        self.recent.keep(table, key, Some(&value));
+        Ok(Some(value))
     }
 
     fn scan(&self, table: Table, from: &[u8], end: &[u8], visit: &mut Visit<'_>) -> Result<(), Broken> {
@@ -449,8 +401,10 @@ impl Backing for Disk {
 
     fn commit(&mut self, changes: Changes, sync: bool) -> Result<(), Broken> {
         let db = Arc::clone(self.db()?);
-        let (batch, erased) = self.batch(&db, changes)?;
-        self.write(batch, sync)?;
+        let written =
+            self.seal(changes).and_then(|sealed| self.write(&db, &sealed.entries, sync).map(|()| sealed.erased));
+        // A change that was not written is not what lies on the disk.
+        let erased = written.inspect_err(|_| self.recent.forget())?;
         self.erased = self.erased.saturating_add(erased);
         self.unsettled = self.unsettled.saturating_add(erased);
         self.renewal.erased |= erased > 0;

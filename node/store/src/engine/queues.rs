@@ -4,6 +4,7 @@ use core::ops::ControlFlow;
 
 use posta_protocol::admission::QueueKind;
 use posta_protocol::ids::{MessageId, QueueId, WriterId};
+use posta_protocol::params::TAG_LEN;
 
 use super::{Mode, Session};
 use crate::batch::{Backing, Stop};
@@ -227,7 +228,8 @@ impl<B: Backing> Session<'_, B> {
             record.filed = end;
             self.file(end, Due::Messages(*queue));
         }
-        let mut value = Vec::with_capacity(4 + body.len());
+        // Room for the tag, too, of a backing that seals.
+        let mut value = Vec::with_capacity(4 + body.len() + TAG_LEN);
         value.extend_from_slice(&end.to_le_bytes());
         value.extend_from_slice(body);
         self.set(Table::Messages, keys::message(queue, sequence), value);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use posta_protocol::now::Mono;
 use rand::make_rng;
-use rocksdb::{ReadOptions, WriteBatch};
+use rocksdb::ReadOptions;
 
 use super::{Disk, broken, handle};
 use crate::batch::Broken;
@@ -86,21 +86,21 @@ impl Disk {
         options.fill_cache(false);
         let mut records = db.raw_iterator_cf_opt(seals, options);
         records.seek(self.renewal.cursor.as_deref().unwrap_or_default());
-        let (mut batch, mut seen, mut next) = (WriteBatch::default(), 0, Vec::new());
+        let (mut entries, mut seen, mut next) = (Vec::new(), 0, Vec::new());
         while seen < limit
             && let Some((name, record)) = records.item()
         {
             // One that can't be opened is lost already; it must not keep the old key alive.
             if let Ok(Some(renewed)) = self.sealer.renew(name, record) {
-                batch.put_cf(seals, name, renewed);
+                entries.push((Table::Seals, name.to_vec(), Some(renewed)));
             }
             seen += 1;
             next = [name, &[0]].concat();
             records.next();
         }
         records.status().map_err(|e| broken("read", &e))?;
-        if !batch.is_empty() {
-            self.write(batch, false)?;
+        if !entries.is_empty() {
+            self.write(&db, &entries, false)?;
         }
         if seen == limit {
             self.renewal.cursor = Some(next);
