@@ -21,15 +21,19 @@ use crate::driver::{self, Options, control, queues_in, wall};
 use crate::failure::Failure;
 use crate::keys::Keys;
 
+mod generate;
 mod keys;
 mod screen;
 mod status;
+
+/// The program's name.
+const NAME: &str = "posta-node";
 
 /// A Posta relay: forwards layered packets and holds message queues.
 ///
 /// Exit codes: 0 done, 1 failure, 2 wrong command line or configuration, 3 the network refuses, 4 disk or files.
 #[derive(Debug, Parser)]
-#[command(name = "posta-node", version)]
+#[command(name = NAME, version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -60,6 +64,9 @@ enum Command {
     /// Queues come back empty. Clients are told by each answer that this is another store, and send again what was not
     /// delivered yet.
     Restore(Restore),
+    /// Write man pages and shell completions.
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
 #[derive(Debug, Args)]
@@ -172,6 +179,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Keys(command) => keys::keys(&command),
         Command::Backup(args) => backup(&args).map(done),
         Command::Restore(args) => restore(&args).map(done),
+        Command::Generate(args) => generate::generate(&args).map(done),
     };
     match result {
         Ok(code) => code,

@@ -52,7 +52,7 @@ use self::clients::{ClientEvent, ToClient};
 use self::clock::Clock;
 pub(crate) use self::clock::{Utc, wall};
 use self::control::Control;
-use self::directory::{Directory, PublicKeys, Signer};
+use self::directory::{Directory, PublicKeys, Signer, first_of, posts};
 use self::filter::Filter;
 use self::links::{Held, Links};
 pub use self::listed::listed;
@@ -181,7 +181,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let mut stop = Stop::new().map_err(no_signals)?;
     let (settings, configs) = watch::channel(Arc::new(config.clone()));
     let reload = Reload::new(options.path.clone(), settings).map_err(no_signals)?;
-    let mut notify = Notify::from_environment();
+    let notify = Notify::from_environment();
     let recorded = exporter::install();
     let network = Network::load(&config.network).map_err(Failure::usage)?;
     let cache = Cache::new(&config.state_dir);
@@ -200,9 +200,9 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
         Ok(control) => drop(tokio::spawn(control.serve(prepared.backups.clone(), board.clone()))),
         Err(e) => warn!("commands can't reach this relay while it runs: {e}"),
     }
+    info!("relay {} starts", relay.short());
     tokio::spawn(exporter::serve(recorded, board.clone(), configs.clone()));
     tokio::spawn(reload.serve());
-    info!("relay {} starts", relay.short());
     let (stopping, stop_seen) = watch::channel(false);
     let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
 
@@ -225,7 +225,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     tokio::spawn(async move { fatal.send(posts.await).await });
 
     notify.ready();
-    notify.status("waiting for a consensus");
+    tokio::spawn(attend::say_status(notify.clone(), board.clone()));
     let mut first = (consensus.clone(), rings.clone());
     let (held, ring) = tokio::select! {
         () = stop.first() => {
@@ -259,34 +259,6 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
         },
     )?;
     running.run(&mut stop, &mut failures).await
-}
-
-/// Posts once there are keys to post.
-async fn posts(
-    directory: Arc<Directory>,
-    signer: Signer,
-    mut public: watch::Receiver<PublicKeys>,
-    consensus: Held,
-    fill: watch::Receiver<Fill>,
-) -> Failure {
-    if public.wait_for(|keys| !keys.is_empty()).await.is_err() {
-        // The keys' own task says why it has ended.
-        std::future::pending::<()>().await;
-    }
-    directory.post(signer, public, consensus, fill).await
-}
-
-/// The first consensus and the keys that go with it.
-async fn first_of(consensus: &mut Held, rings: &mut watch::Receiver<Option<Ring>>) -> (Arc<Consensus>, Ring) {
-    loop {
-        let held = consensus.wait_for(Option::is_some).await.ok().and_then(|held| held.clone());
-        let ring = rings.wait_for(Option::is_some).await.ok().and_then(|ring| ring.clone());
-        if let (Some(held), Some(ring)) = (held, ring) {
-            return (held, ring);
-        }
-        // Only when the tasks behind have ended, which another branch reports.
-        std::future::pending::<()>().await;
-    }
 }
 
 /// What the running relay is made from.

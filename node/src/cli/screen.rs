@@ -126,10 +126,6 @@ fn page(looked: &Result<Report, Failure>, past: &Past, (columns, rows): (usize, 
             if !report.problems.is_empty() {
                 drawn.push(String::new());
             }
-            for (name, says) in lines(report) {
-                drawn.push(labelled(name, &says, columns));
-            }
-            drawn.push(String::new());
             let width = columns.saturating_sub(24).min(PAST);
             for (name, curve) in CURVES.iter().zip(&past.curves) {
                 let now = curve.back().copied().unwrap_or_default();
@@ -139,6 +135,10 @@ fn page(looked: &Result<Report, Failure>, past: &Past, (columns, rows): (usize, 
             let full = gauge(store.bytes, store.quota_bytes, columns.saturating_sub(40).min(40));
             let words = format!("{full} {} of {}", bytes(store.bytes), bytes(store.quota_bytes));
             drawn.push(labelled("quota", &words, columns));
+            drawn.push(String::new());
+            for (name, says) in lines(report) {
+                drawn.push(labelled(name, &says, columns));
+            }
         }
         Err(failure) => {
             drawn.push(painted("41;97", &padded(" the relay doesn't answer ", columns)));

@@ -55,7 +55,13 @@ pub(super) fn code(report: &Report) -> ExitCode {
 /// Asks the relay whose state lies in this folder.
 fn ask(state: &Path) -> Result<Report, Failure> {
     let asked = control::ask(state, control::STATUS, Some(PATIENCE));
-    let asked = asked.map_err(|e| Failure::usage(format_args!("the relay can't be asked: {e}; ask as its user")))?;
+    let asked = asked.map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::usage(format_args!(
+            "the relay runs, but has not answered within {} s: it hangs, or its disk does",
+            PATIENCE.as_secs()
+        )),
+        _ => Failure::usage(format_args!("the relay can't be asked: {e}; ask as its user")),
+    })?;
     let answer = asked.ok_or_else(|| {
         let folder = state.display();
         Failure::usage(format_args!("no relay runs with the state folder {folder}: start it (posta-node run)"))

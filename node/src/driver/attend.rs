@@ -1,12 +1,29 @@
 //! What the owner does for whoever runs the relay: it takes over other settings, and says how it stands.
 
+use std::time::Duration;
+
 use tokio::spawn;
+use tokio::time::sleep;
 
 use super::Running;
-use super::board::OwnerNotes;
+use super::board::{Board, OwnerNotes};
+use super::notify::Notify;
 use super::storage::StoreJob;
 use crate::config::Config;
 use crate::report::State;
+
+/// How often a service manager's line of status is looked at anew.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// Tells a service manager how the relay stands, until the process ends.
+pub(super) async fn say_status(mut notify: Notify, board: Board) {
+    while notify.is_heard()
+        && let Some(report) = board.report().await
+    {
+        notify.status(&report.in_a_line());
+        sleep(STATUS_EVERY).await;
+    }
+}
 
 impl Running {
     /// Takes over what a reload has changed; packets on their way notice nothing.
@@ -27,6 +44,5 @@ impl Running {
             fill: self.filter.fill(),
             counters: *self.core.counters(),
         });
-        self.notify.status(&self.board.report().in_a_line());
     }
 }

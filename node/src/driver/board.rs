@@ -10,6 +10,7 @@ use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::now::Wall;
 use posta_store::Health;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::clock::wall;
@@ -138,8 +139,14 @@ impl Board {
         change(&mut self.0.notes.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// How the relay stands now.
-    pub(crate) fn report(&self) -> Report {
+    /// How the relay stands now. Looked up beside the tasks, for a disk that hangs must hold up none of them; none if the
+    /// process ends meanwhile.
+    pub(crate) async fn report(&self) -> Option<Report> {
+        let board = self.clone();
+        spawn_blocking(move || board.look()).await.ok()
+    }
+
+    fn look(&self) -> Report {
         let now = wall();
         let inner = &*self.0;
         let held = inner.consensus.borrow().clone();

@@ -104,7 +104,7 @@ fn short(folder: &File) -> PathBuf {
 async fn answer(stream: &UnixStream, backups: &Mutex<Backups>, board: &Board) -> io::Result<()> {
     let request = timeout(PATIENCE, read_line(stream)).await??;
     let answer = match request.split_once(' ') {
-        None if request == STATUS => serde_json::to_string(&board.report()).map_err(|e| e.to_string()),
+        None if request == STATUS => status(board).await,
         Some(("backup", path)) => backup(&*backups.lock().await, PathBuf::from(path)).await,
         _ => Err("this relay doesn't know that request: use the `posta-node` that it runs".into()),
     };
@@ -113,6 +113,11 @@ async fn answer(stream: &UnixStream, backups: &Mutex<Backups>, board: &Board) ->
         Err(words) => format!("error {words}\n"),
     };
     timeout(PATIENCE, write_all(stream, line.as_bytes())).await?
+}
+
+async fn status(board: &Board) -> Result<String, String> {
+    let report = board.report().await.ok_or("the relay is ending")?;
+    serde_json::to_string(&report).map_err(|e| e.to_string())
 }
 
 async fn backup(backups: &Backups, to: PathBuf) -> Result<String, String> {

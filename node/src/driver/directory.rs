@@ -1,7 +1,7 @@
 //! The relay and the directory: keys turned in time, descriptors posted, consensuses fetched.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,7 +183,8 @@ impl Directory {
         let mut settings = self.settings.clone();
         let mut warned = None;
         loop {
-            signer.renew(&settings.borrow_and_update().state_dir, wall());
+            let state = settings.borrow_and_update().state_dir.clone();
+            signer.renew(state, wall()).await;
             self.board.signs_until(signer.keys.certificate().expires);
             warn_of_expiry(&mut warned, signer.keys.certificate().expires, wall());
             let mix_keys = public.borrow_and_update().clone();
@@ -248,6 +249,37 @@ impl Directory {
     }
 }
 
+/// Posts once there are keys to post.
+pub(super) async fn posts(
+    directory: Arc<Directory>,
+    signer: Signer,
+    mut public: watch::Receiver<PublicKeys>,
+    consensus: Held,
+    fill: watch::Receiver<Fill>,
+) -> Failure {
+    if public.wait_for(|keys| !keys.is_empty()).await.is_err() {
+        // The keys' own task says why it has ended.
+        std::future::pending::<()>().await;
+    }
+    directory.post(signer, public, consensus, fill).await
+}
+
+/// The first consensus and the keys that go with it.
+pub(super) async fn first_of(
+    consensus: &mut Held,
+    rings: &mut watch::Receiver<Option<Ring>>,
+) -> (Arc<Consensus>, Ring) {
+    loop {
+        let held = consensus.wait_for(Option::is_some).await.ok().and_then(|held| held.clone());
+        let ring = rings.wait_for(Option::is_some).await.ok().and_then(|ring| ring.clone());
+        if let (Some(held), Some(ring)) = (held, ring) {
+            return (held, ring);
+        }
+        // Only when the tasks behind have ended, which another branch reports.
+        std::future::pending::<()>().await;
+    }
+}
+
 async fn keep(cache: &Cache, consensus: &Arc<Consensus>, held: Option<Arc<Consensus>>) {
     let (cache, consensus) = (cache.clone(), Arc::clone(consensus));
     let kept = spawn_blocking(move || cache.keep(&consensus, held.as_deref())).await;
@@ -264,11 +296,13 @@ pub(crate) struct Signer {
 impl Signer {
     /// Reads the signing key and its certificate anew: it may have been renewed by hand, and is by this when it ends soon
     /// and the identity key is there.
-    fn renew(&mut self, state: &Path, now: Wall) {
-        match Keys::open(state, now) {
-            Ok(keys) if keys.relay() == self.keys.relay() => self.keys = keys,
-            Ok(_) => warn!("the keys on disk are another relay's: they are used from the next start on"),
-            Err(e) => warn!("the signing key can't be read again: {e}"),
+    async fn renew(&mut self, state: PathBuf, now: Wall) {
+        match spawn_blocking(move || Keys::open(&state, now)).await {
+            Ok(Ok(keys)) if keys.relay() == self.keys.relay() => self.keys = keys,
+            Ok(Ok(_)) => warn!("the keys on disk are another relay's: they are used from the next start on"),
+            Ok(Err(e)) => warn!("the signing key can't be read again: {e}"),
+            // The process ends.
+            Err(_) => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::board::{Board, Settings};
+use crate::report::Report;
 
 mod names;
 mod recorder;
@@ -77,7 +78,8 @@ async fn listen(address: SocketAddr, recorded: &Recorded, board: &Board, counter
             Ok((stream, _)) => stream,
             Err(e) => return warn!(kind = ?e.kind(), "the metrics take no connection"),
         };
-        let body = collect(recorded, board, counters_at);
+        let Some(report) = board.report().await else { return };
+        let body = collect(recorded, &report, counters_at);
         tokio::spawn(async move {
             // Whoever is too slow, or has gone, is none of ours to report to.
             let _ = timeout(PATIENCE, answer(&stream, &body)).await;
@@ -86,9 +88,8 @@ async fn listen(address: SocketAddr, recorded: &Recorded, board: &Board, counter
     }
 }
 
-fn collect(recorded: &Recorded, board: &Board, counters_at: &mut Option<Instant>) -> String {
-    let report = board.report();
-    names::record_gauges(&report);
+fn collect(recorded: &Recorded, report: &Report, counters_at: &mut Option<Instant>) -> String {
+    names::record_gauges(report);
     if counters_at.is_none_or(|at| at.elapsed() >= COUNTERS_EVERY) {
         *counters_at = Some(Instant::now());
         names::record_counters(report.packets.received, &report.packets.counters);

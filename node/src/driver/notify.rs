@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::now::Mono;
@@ -20,8 +21,9 @@ use tracing::warn;
 const MAX_STATUS: usize = 200;
 
 /// The way to the service manager, if there is one.
+#[derive(Clone)]
 pub(crate) struct Notify {
-    socket: Option<UnixDatagram>,
+    socket: Option<Arc<UnixDatagram>>,
     every: Option<Duration>,
     next: Mono,
     said: String,
@@ -39,7 +41,7 @@ impl Notify {
 
     fn new(address: Option<OsString>, watchdog: Option<OsString>) -> Self {
         let socket = address.filter(|address| !address.is_empty()).and_then(|address| match connect(&address) {
-            Ok(socket) => Some(socket),
+            Ok(socket) => Some(Arc::new(socket)),
             Err(e) => {
                 warn!("the service manager can't be told anything: {e}");
                 None
@@ -48,6 +50,11 @@ impl Notify {
         let every = watchdog.and_then(|text| text.to_str()?.parse().ok()).filter(|usec| *usec > 0);
         let every = every.map(|usec| Duration::from_micros(usec) / 2).filter(|_| socket.is_some());
         Self { socket, every, next: Mono(0), said: String::new() }
+    }
+
+    /// Whether there is one.
+    pub(crate) const fn is_heard(&self) -> bool {
+        self.socket.is_some()
     }
 
     /// The ports are open and the queues there.

@@ -40,6 +40,7 @@ fn a_network_stays_until_it_is_told_to_go() {
     assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(16));
 
     let network = net.join("network.toml");
+    operators_look(&net);
     people_talk(&network);
     strangers_are_told(&net, &network);
 
@@ -51,6 +52,20 @@ fn a_network_stays_until_it_is_told_to_go() {
     assert!(up.end().status.success());
     let status = testnet().args(["status", "--dir", place]).output().unwrap();
     fails_with(&status, &["no testnet in", "posta-testnet up"]);
+}
+
+/// Every relay of a network that is up says that it is well, and what it is.
+fn operators_look(net: &Path) {
+    for (name, places) in [("edge-1", ["edge", "edge"]), ("mix-1", ["mix1", "mix2"])] {
+        let config = net.join(name).join("node.toml");
+        let out = role("node", &["status", "--json", "--config", config.to_str().unwrap()]).output().unwrap();
+        let report = json(&String::from_utf8(out.stdout).unwrap());
+        assert!(out.status.success(), "{name}: {report}");
+        assert_eq!((&report["state"], &report["directory"]["listed"]), (&"running".into(), &true.into()), "{report}");
+        assert!(places.iter().any(|place| report["place"]["now"] == *place), "{name}: {report}");
+        assert!(report["links"]["in"].as_u64().unwrap() + report["links"]["out"].as_u64().unwrap() > 0, "{report}");
+        assert_eq!(report["directory"]["accepted"], 4, "{report}");
+    }
 }
 
 fn people_talk(network: &Path) {
