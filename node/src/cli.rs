@@ -1,4 +1,4 @@
-//! The command line: `init`, `check`, `run`, `backup`, `restore`.
+//! The command line: `init`, `check`, `run`, `status`, `backup`, `restore`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,15 +9,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use posta_link::config::layers::Changed;
 use posta_link::exit;
 use posta_link::fetch::{Network, to_hex};
 use posta_link::keys::atomic_write;
 use posta_link::logs::{self, LogLevel};
 
-use crate::config::{Config, Role, template};
+use self::status::Status;
+use crate::config::{Config, Loaded, Role, template};
 use crate::driver::{self, Options, control, queues_in, wall};
 use crate::failure::Failure;
 use crate::keys::Keys;
+
+mod screen;
+mod status;
 
 /// A Posta relay: forwards layered packets and holds message queues.
 ///
@@ -37,6 +42,10 @@ enum Command {
     Check(Check),
     /// Run the relay.
     Run(Run),
+    /// How the relay stands that runs with this configuration.
+    ///
+    /// Exit codes: 0 it is well, 1 it isn't, 2 it can't be asked. docs/operating.md says what to do about each problem.
+    Status(Status),
     /// Write a backup of the queues, while the relay runs or not.
     ///
     /// It holds the queues without their messages: hashes, counters and hours, no message and no key. What is deleted
@@ -150,15 +159,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if e.use_stderr() { exit::USAGE } else { exit::OK });
         }
     };
+    let done = |()| ExitCode::from(exit::OK);
     let result = match cli.command {
-        Command::Init(args) => init(&args),
-        Command::Check(args) => check(&args),
-        Command::Run(args) => run(&args),
-        Command::Backup(args) => backup(&args),
-        Command::Restore(args) => restore(&args),
+        Command::Init(args) => init(&args).map(done),
+        Command::Check(args) => check(&args).map(done),
+        Command::Run(args) => run(args).map(done),
+        Command::Status(args) => status::status(&args),
+        Command::Backup(args) => backup(&args).map(done),
+        Command::Restore(args) => restore(&args).map(done),
     };
     match result {
-        Ok(()) => ExitCode::from(exit::OK),
+        Ok(code) => code,
         Err(failure) => {
             let _ = writeln!(std::io::stderr(), "posta-node: {failure}");
             ExitCode::from(failure.code)
@@ -204,7 +215,7 @@ fn init(args: &Init) -> Result<(), Failure> {
 }
 
 fn check(args: &Check) -> Result<(), Failure> {
-    let config = Config::load(&args.common.config)?;
+    let Loaded { config, changed } = Config::load_from(&args.common.config, std::env::vars_os())?;
     let network = Network::load(&config.network).map_err(Failure::usage)?;
     let keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
     if args.listed {
@@ -223,14 +234,17 @@ fn check(args: &Check) -> Result<(), Failure> {
         keys.relay().short(),
         network.authorities().len()
     );
+    for Changed { key, value, origin } in changed {
+        let _ = writeln!(std::io::stdout(), "{key} = {value}  ({origin})");
+    }
     Ok(())
 }
 
-fn run(args: &Run) -> Result<(), Failure> {
+fn run(args: Run) -> Result<(), Failure> {
     let config = Config::load(&args.common.config)?;
     refuse_root(args.allow_root || config.allow_root)?;
     logs::init(config.log_level, "posta-node");
-    driver::run(config, Options { ready_json: args.ready_json })
+    driver::run(config, Options { path: args.common.config, ready_json: args.ready_json })
 }
 
 fn backup(args: &Backup) -> Result<(), Failure> {
@@ -239,7 +253,7 @@ fn backup(args: &Backup) -> Result<(), Failure> {
     let text = to.to_str().filter(|text| !text.contains('\n'));
     let text = text.ok_or_else(|| Failure::usage("the folder's name can't be passed on: choose another one"))?;
     let unreachable = |e| Failure::disk(format_args!("the relay can't be asked: {e}; stop it, or ask as its user"));
-    let words = match control::ask(&config.state_dir, &format!("backup {text}")).map_err(unreachable)? {
+    let words = match control::ask(&config.state_dir, &format!("backup {text}"), None).map_err(unreachable)? {
         Some(answer) => answer.map_err(Failure::disk)?,
         None => {
             let written = posta_store::backup_closed(&queues_in(&config.state_dir), &to, wall().hour());

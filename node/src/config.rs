@@ -1,7 +1,7 @@
-//! The relay's configuration file. Every key is optional; the defaults are those of [`Config::default`].
+//! The relay's configuration. Every key is optional; the defaults are those of [`Config::default`].
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use posta_link::fetch::from_hex;
@@ -13,9 +13,14 @@ use posta_protocol::params::{DEFAULT_KEY_EPOCH, MAX_PASSWORD_LEN, MAX_PUZZLE_EFF
 use posta_store::Limits;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
 use crate::relay::replay::{DEFAULT_MAX_TAGS, LEAST_MAX_TAGS, MOST_MAX_TAGS};
 use crate::relay::{Admission, Effort};
+
+mod loading;
+mod metrics;
+
+pub use loading::{Loaded, RELOADED};
+pub use metrics::MetricsConfig;
 
 /// Workers at most: beyond it the network card is the limit.
 pub const MAX_WORKERS: usize = 64;
@@ -72,6 +77,8 @@ pub struct Config {
     pub replay: ReplayConfig,
     /// What the store holds.
     pub store: StoreConfig,
+    /// Where metrics are served.
+    pub metrics: MetricsConfig,
 }
 
 /// How many packets the replay filter tells apart.
@@ -265,6 +272,7 @@ impl Default for Config {
             admission: AdmissionConfig::default(),
             replay: ReplayConfig::default(),
             store: StoreConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }
@@ -325,19 +333,6 @@ impl StoreConfig {
 }
 
 impl Config {
-    /// Reads a configuration and checks what can be checked without touching anything else.
-    ///
-    /// # Errors
-    /// [`Failure`] naming the file, line and key.
-    pub fn load(path: &Path) -> Result<Self, Failure> {
-        let mut config: Self = posta_link::config::load(path).map_err(Failure::usage)?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        config.state_dir = folder.join(&config.state_dir);
-        config.network = folder.join(&config.network);
-        config.validate().map_err(|what| Failure::usage(format_args!("{}: {what}", path.display())))?;
-        Ok(config)
-    }
-
     fn validate(&self) -> Result<(), String> {
         if self.roles.is_empty() {
             return Err("`roles` is empty: choose [\"edge\"] or [\"mix\"]".into());
@@ -354,6 +349,7 @@ impl Config {
         self.admission.validate()?;
         self.replay.validate()?;
         self.store.validate()?;
+        self.metrics.validate()?;
         for (key, listen, public) in [
             ("link", self.link_address, &self.public_link_addresses),
             ("client", self.client_address, &self.public_client_addresses),
@@ -471,8 +467,11 @@ pub fn template(config: &Config) -> String {
         ("bulk_ttl_days", "Days after which a message in a bulk queue is erased."),
         ("queue_ttl_days", "Days without use after which a queue is erased."),
         ("blob_ttl_days", "Longest life of an invitation's blob in days."),
+        ("listen", "Where a Prometheus on this machine reads metrics, as \"127.0.0.1:9464\". Empty: nowhere."),
     ];
-    let mut text = String::from("# A Posta relay. `posta-node check --config FILE` checks this file.\n\n");
+    let mut text = String::from(
+        "# A Posta relay. `posta-node check --config FILE` checks this file. Files `conf.d/*.toml` beside it\n# and variables, as POSTA_STORE__QUEUE_QUOTA for `store.queue_quota`, come after it and win.\n\n",
+    );
     for line in posta_link::config::to_toml(config).lines() {
         let key = line.split_once(" = ").map_or("", |(key, _)| key);
         if let Some((_, comment)) = COMMENTS.iter().find(|(k, _)| *k == key) {
@@ -494,7 +493,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.toml");
         std::fs::write(&path, text).unwrap();
-        Config::load(&path).map_err(|e| e.to_string())
+        Config::load_from(&path, []).map(|loaded| loaded.config).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -21,7 +21,7 @@ use posta_protocol::document::Consensus;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::now::Mono;
-use posta_store::{Backups, Outcome, QueueStore, Refusal, RocksStore};
+use posta_store::{Backups, Health, Outcome, QueueStore, Refusal, RocksStore};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
@@ -29,27 +29,35 @@ use tracing::{debug, error, info, warn};
 pub mod cache;
 pub mod replay_log;
 
+mod attend;
+pub(crate) mod board;
 mod clients;
 mod clock;
 pub(crate) mod control;
 mod directory;
+mod exporter;
 mod filter;
 mod links;
 mod listed;
+mod notify;
+mod reload;
 mod status;
 mod stop;
 mod storage;
 mod workers;
 
+use self::board::{Board, Makings, Settings as Configs};
 use self::cache::Cache;
 use self::clients::{ClientEvent, ToClient};
 use self::clock::Clock;
-pub(crate) use self::clock::wall;
+pub(crate) use self::clock::{Utc, wall};
 use self::control::Control;
 use self::directory::{Directory, PublicKeys, Signer};
 use self::filter::Filter;
 use self::links::{Held, Links};
 pub use self::listed::listed;
+use self::notify::Notify;
+use self::reload::Reload;
 use self::replay_log::{BootId, LogOwner, ShardLog};
 use self::status::Status;
 use self::stop::Stop;
@@ -68,8 +76,10 @@ const TICK: Duration = Duration::from_secs(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How to run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Where the configuration was read, and is read again at SIGHUP.
+    pub path: PathBuf,
     /// Whether to say `ready`, and counters, as JSON on standard output.
     pub ready_json: bool,
 }
@@ -97,6 +107,7 @@ struct Prepared {
     logs: Vec<ShardLog>,
     store: Box<dyn QueueStore>,
     backups: Backups,
+    health: Health,
 }
 
 /// The folder of the queue store.
@@ -138,8 +149,8 @@ fn prepare(config: &Config) -> Result<Prepared, Failure> {
     let fresh = posta_protocol::ids::Incarnation(rand::random());
     let path = queues_in(&config.state_dir);
     let store = RocksStore::open(&path, config.store.limits(), fresh).map_err(Failure::disk)?;
-    let backups = store.backups();
-    Ok(Prepared { keys, shards, logs, store: Box::new(store), backups })
+    let (backups, health) = (store.backups(), store.health());
+    Ok(Prepared { keys, shards, logs, store: Box::new(store), backups, health })
 }
 
 /// The ports. Relays are admitted by the newest consensus, whatever it is at that moment, until the relay stops.
@@ -168,30 +179,43 @@ fn bind(
 async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let no_signals = |e| Failure::other(format_args!("signals can't be handled: {e}"));
     let mut stop = Stop::new().map_err(no_signals)?;
+    let (settings, configs) = watch::channel(Arc::new(config.clone()));
+    let reload = Reload::new(options.path.clone(), settings).map_err(no_signals)?;
+    let mut notify = Notify::from_environment();
+    let recorded = exporter::install();
     let network = Network::load(&config.network).map_err(Failure::usage)?;
     let cache = Cache::new(&config.state_dir);
     let known = cache.load(network.authorities(), wall());
     let (newest, consensus) = watch::channel(known.newest.clone());
     let prepared = prepare(&config)?;
     let relay = prepared.keys.relay();
+    let board = Board::new(Makings {
+        keys: &prepared.keys,
+        authorities: network.authorities().len(),
+        consensus: consensus.clone(),
+        settings: configs.clone(),
+        store: prepared.health.clone(),
+    });
     match Control::bind(&config.state_dir) {
-        Ok(control) => drop(tokio::spawn(control.serve(prepared.backups.clone()))),
+        Ok(control) => drop(tokio::spawn(control.serve(prepared.backups.clone(), board.clone()))),
         Err(e) => warn!("commands can't reach this relay while it runs: {e}"),
     }
+    tokio::spawn(exporter::serve(recorded, board.clone(), configs.clone()));
+    tokio::spawn(reload.serve());
     info!("relay {} starts", relay.short());
     let (stopping, stop_seen) = watch::channel(false);
     let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
 
     // The directory: its tasks run until the process ends, and end by themselves only when something is wrong.
     let dialer = Endpoint::dialer(config.link_address.ip(), Audience::Directory, None).map_err(Failure::usage)?;
-    let signer = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
-    let signer = Arc::new(Signer { operator: config.operator_id(&relay), keys: signer });
-    let directory = Arc::new(Directory { network, dialer, config: config.clone(), relay });
+    let signer = Signer { keys: Keys::open(&config.state_dir, wall()).map_err(Failure::disk)? };
+    let directory = Directory { network, dialer, settings: configs.clone(), relay, board: board.clone() };
+    let directory = Arc::new(directory);
     let hint_ms = prepared.keys.length().unwrap_or(config.key_epoch_ms);
     let (public, public_keys) = watch::channel(PublicKeys::new());
     let (ring, rings) = watch::channel(None);
     let (fatal, mut failures) = mpsc::channel::<Failure>(2);
-    let Prepared { keys, shards, logs, store, backups: _ } = prepared;
+    let Prepared { keys, shards, logs, store, .. } = prepared;
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });
@@ -200,10 +224,16 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
     tokio::spawn(async move { fatal.send(posts.await).await });
 
+    notify.ready();
+    notify.status("waiting for a consensus");
     let mut first = (consensus.clone(), rings.clone());
     let (held, ring) = tokio::select! {
-        () = stop.first() => return Ok(()),
+        () = stop.first() => {
+            notify.stopping();
+            return Ok(());
+        }
         Some(failure) = failures.recv() => return Err(failure),
+        never = notify.live() => match never {},
         first = first_of(&mut first.0, &mut first.1) => first,
     };
     let running = Running::start(
@@ -223,6 +253,9 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
             stopping,
             fill,
             options,
+            board,
+            notify,
+            configs,
         },
     )?;
     running.run(&mut stop, &mut failures).await
@@ -231,7 +264,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
 /// Posts once there are keys to post.
 async fn posts(
     directory: Arc<Directory>,
-    signer: Arc<Signer>,
+    signer: Signer,
     mut public: watch::Receiver<PublicKeys>,
     consensus: Held,
     fill: watch::Receiver<Fill>,
@@ -273,6 +306,9 @@ struct Start {
     stopping: watch::Sender<bool>,
     fill: watch::Sender<Fill>,
     options: Options,
+    board: Board,
+    notify: Notify,
+    configs: Configs,
 }
 
 /// The owner: the core, and the ways in and out.
@@ -290,6 +326,10 @@ struct Running {
     next_sweep: Mono,
     consensus: Held,
     stopping: watch::Sender<bool>,
+    board: Board,
+    notify: Notify,
+    configs: Configs,
+    received: u64,
     ports: Vec<Endpoint>,
     threads: Vec<JoinHandle<()>>,
     inputs: Inputs,
@@ -320,6 +360,9 @@ impl Running {
             stopping,
             fill,
             options,
+            board,
+            notify,
+            configs,
         } = start;
         let clock = Clock::start();
         let geometry = held.geometry();
@@ -357,6 +400,7 @@ impl Running {
             consensus: consensus.clone(),
             intake: intake.clone(),
             stopping: stop.clone(),
+            open: board.links(),
         };
         let (arrived, link_queue) = mpsc::channel(links::ARRIVED_QUEUE);
         tokio::spawn(links::accept(shared.clone(), arrived));
@@ -383,6 +427,10 @@ impl Running {
             next_sweep: Mono(0),
             consensus,
             stopping,
+            board,
+            notify,
+            configs,
+            received: 0,
             ports,
             threads,
             inputs: Inputs { batches, outcomes, clients: client_queue, links: link_queue },
@@ -394,6 +442,7 @@ impl Running {
         let mut consensus = self.consensus.clone();
         // The one that we start with counts as news.
         consensus.mark_changed();
+        let mut configs = self.configs.clone();
         let ended = loop {
             self.act();
             let next = self.next_tick.min(self.core.poll_timeout().unwrap_or(Mono(u64::MAX)));
@@ -413,6 +462,10 @@ impl Running {
                     }
                     Err(_) => break Err(Failure::other("the directory's task has ended: report this")),
                 },
+                Ok(()) = configs.changed() => {
+                    let config = Arc::clone(&configs.borrow_and_update());
+                    self.reloaded(&config);
+                }
                 () = sleep_until(self.clock.instant(next)) => {
                     if self.threads.iter().any(JoinHandle::is_finished) {
                         break Err(Failure::other("a thread has ended by itself: report this"));
@@ -429,9 +482,11 @@ impl Running {
 
     fn batch(&mut self, batch: Batch) {
         let counters = self.core.counters_mut();
-        counters.refused += batch.refused;
+        // The worker counts a packet that found the filter full among those too.
+        counters.refused += batch.refused.saturating_sub(batch.full);
         counters.replay_full += batch.full;
         counters.replay_unwritten += batch.unwritten;
+        self.received += batch.peeled.len() as u64 + batch.refused + batch.unwritten;
         self.filter.report(batch.worker, batch.fill);
         let now = self.clock.now();
         for (from, peeled, packet) in batch.peeled {
@@ -478,9 +533,11 @@ impl Running {
     fn tick(&mut self) {
         let now = self.clock.now();
         self.core.handle(now, Event::Tick);
+        self.notify.alive(now.mono);
         if now.mono < self.next_tick {
             return;
         }
+        self.publish();
         self.next_tick = now.mono + TICK;
         if now.mono >= self.next_sweep {
             self.next_sweep = now.mono + SWEEP_EVERY;

@@ -94,6 +94,12 @@ struct MixKey {
     public: KemPublicKey,
 }
 
+/// Whether the identity key lies in this state folder.
+#[must_use]
+pub fn identity_here(dir: &Path) -> bool {
+    dir.join(IDENTITY).exists()
+}
+
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> KeyError {
     let path = path.to_owned();
     move |source| KeyError::Io { path, source }

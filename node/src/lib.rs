@@ -19,7 +19,7 @@
 //! | `queue/subscriptions.rs` | reply blocks that wait for messages |
 //! | [`keys`] | identity, signing, link and mix keys in files |
 //! | `driver/` | clocks, threads, links, clients, the directory, [`driver::replay_log`] |
-//! | [`config`], [`cli`], [`failure`] | what an operator meets |
+//! | [`config`], [`cli`], [`report`], [`failure`] | what an operator meets |
 //!
 //! [`relay::Relay`] and [`relay::worker::Peeler`] do no I/O: the same cores run in tests and simulation.
 
@@ -30,3 +30,4 @@ pub mod failure;
 pub mod keys;
 pub mod queue;
 pub mod relay;
+pub mod report;

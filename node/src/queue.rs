@@ -94,6 +94,11 @@ impl QueueService {
         }
     }
 
+    /// Takes over who may make queues, and what a message to a contact queue costs.
+    pub(crate) fn admit(&mut self, admission: Admission, contact: Effort) {
+        self.gate.change(admission, contact);
+    }
+
     /// The content of a packet for this relay's queues.
     pub(crate) fn command(&mut self, cx: &mut Context<'_>, content: &[u8]) {
         let Ok(Envelope { command, mut reply }) = Envelope::decode(content, self.geometry) else {

@@ -266,6 +266,11 @@ impl Relay {
         &self.counters
     }
 
+    /// Takes over who may make queues, and what a message to a contact queue costs.
+    pub fn admit(&mut self, admission: Admission, contact: Effort) {
+        self.queues.admit(admission, contact);
+    }
+
     /// For what the driver counts.
     pub(crate) const fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters

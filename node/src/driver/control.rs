@@ -2,30 +2,40 @@
 //!
 //! ```text
 //! socket     the file `control` in the state folder, for its owner alone
-//! request    a line of at most 4 KiB:  backup PATH
+//! request    a line of at most 4 KiB:  backup PATH   or   status
 //! answer     a line:  ok WORDS   or   error WORDS
 //! ```
-//! One request on a connection, one connection at a time; others wait for their turn with the system.
+//! One request on a connection, [`MAX_CONNECTIONS`] at once; others wait for their turn with the system, and a backup for
+//! the one before it. `status` is answered by a [`crate::report::Report`] in JSON, in one line.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use posta_store::{Backups, Report};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::board::Board;
 use super::clock::{Utc, wall};
 use posta_protocol::now::Wall;
 
 const NAME: &str = "control";
+/// The request for a report.
+pub(crate) const STATUS: &str = "status";
 const MODE: u32 = 0o600;
 /// Bytes of a request with its line end.
 const MAX_REQUEST: usize = 4096;
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 8;
+/// Bytes of an answer with its line end.
+const MAX_ANSWER: u64 = 64 * 1024;
 /// How long a request and the taking of an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait after the system has refused a connection.
@@ -55,12 +65,20 @@ impl Control {
     }
 
     /// Answers until the process ends.
-    pub(crate) async fn serve(self, backups: Backups) {
+    pub(crate) async fn serve(self, backups: Backups, board: Board) {
+        let backups = Arc::new(Mutex::new(backups));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
+            // Never closed.
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    // Whoever is too slow, or has gone, is none of ours to report to.
-                    let _ = answer(&stream, &backups).await;
+                    let (backups, board) = (Arc::clone(&backups), board.clone());
+                    tokio::spawn(async move {
+                        // Whoever is too slow, or has gone, is none of ours to report to.
+                        let _ = answer(&stream, &backups, &board).await;
+                        drop(permit);
+                    });
                 }
                 Err(e) => {
                     warn!(kind = ?e.kind(), "the control socket takes no connection");
@@ -83,10 +101,11 @@ fn short(folder: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))
 }
 
-async fn answer(stream: &UnixStream, backups: &Backups) -> io::Result<()> {
+async fn answer(stream: &UnixStream, backups: &Mutex<Backups>, board: &Board) -> io::Result<()> {
     let request = timeout(PATIENCE, read_line(stream)).await??;
     let answer = match request.split_once(' ') {
-        Some(("backup", path)) => backup(backups, PathBuf::from(path)).await,
+        None if request == STATUS => serde_json::to_string(&board.report()).map_err(|e| e.to_string()),
+        Some(("backup", path)) => backup(&*backups.lock().await, PathBuf::from(path)).await,
         _ => Err("this relay doesn't know that request: use the `posta-node` that it runs".into()),
     };
     let line = match answer {
@@ -153,11 +172,14 @@ async fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// What a relay says to a request; none if no relay runs.
+pub(crate) type Asked = io::Result<Option<Result<String, String>>>;
+
 /// Asks the relay whose state lies in `state`, from another process: its words, or its error's. `None` if none runs.
 ///
 /// # Errors
 /// If the relay can't be asked, or breaks off.
-pub(crate) fn ask(state: &Path, request: &str) -> io::Result<Option<Result<String, String>>> {
+pub(crate) fn ask(state: &Path, request: &str, patience: Option<Duration>) -> Asked {
     let folder = match File::open(state) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         folder => folder?,
@@ -166,9 +188,10 @@ pub(crate) fn ask(state: &Path, request: &str) -> io::Result<Option<Result<Strin
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
         stream => stream?,
     };
+    stream.set_read_timeout(patience)?;
     stream.write_all(format!("{request}\n").as_bytes())?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut line)?;
     match line.trim_end().split_once(' ') {
         Some(("ok", words)) => Ok(Some(Ok(words.to_owned()))),
         Some(("error", words)) => Ok(Some(Err(words.to_owned()))),

@@ -1,6 +1,7 @@
 //! The relay and the directory: keys turned in time, descriptors posted, consensuses fetched.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use posta_link::fetch::{FetchError, Network, fetch_consensus, post_descriptor};
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{Consensus, Descriptor, Extensions, Refusal};
 use posta_protocol::error::Untrusted;
-use posta_protocol::ids::{KeyEpoch, OperatorId, RelayId};
+use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::now::Wall;
 use posta_protocol::params::RELAY_CLOCK_SKEW;
 use rand::RngExt;
@@ -18,14 +19,15 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use super::board::{Board, Settings};
 use super::cache::Cache;
 use super::clock::{Utc, wall};
 use super::links::Held;
-use crate::config::Config;
 use crate::failure::Failure;
 use crate::keys::{KeyError, Keys};
 use crate::relay::replay::Fill;
 use crate::relay::worker::Ring;
+use crate::report::{DAY, KEY_WARNINGS, SigningKey, apart};
 
 /// Between two attempts while there is no consensus at all, or the descriptor isn't everywhere: at first, at most.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -35,8 +37,6 @@ const LATE_MIN: Duration = Duration::from_millis(250);
 const LATE_MAX: Duration = Duration::from_secs(300);
 /// How often the wall clock is looked at while waiting for a key epoch's turn: it may be set meanwhile.
 const CLOCK_LOOK: Duration = Duration::from_secs(30);
-/// With less than this left to the certificate, the log says so.
-const CERTIFICATE_WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Public mix keys, as the descriptor carries them.
 pub(crate) type PublicKeys = Vec<(KeyEpoch, KemPublicKey)>;
@@ -45,8 +45,9 @@ pub(crate) type PublicKeys = Vec<(KeyEpoch, KemPublicKey)>;
 pub(crate) struct Directory {
     pub(crate) network: Network,
     pub(crate) dialer: Endpoint,
-    pub(crate) config: Config,
+    pub(crate) settings: Settings,
     pub(crate) relay: RelayId,
+    pub(crate) board: Board,
 }
 
 /// Turns the keys in time: makes new ones, tells the workers, destroys old ones. Ends only if a file can't be written.
@@ -106,6 +107,7 @@ impl Directory {
             let held = newest.borrow().clone();
             match fetch_consensus(&self.network, &self.dialer, wall(), held.as_deref()).await {
                 Ok((consensus, _)) => {
+                    self.board.fetched(Ok(()));
                     self.look_at(&consensus, held.is_none());
                     said.clear();
                     let consensus = Arc::new(consensus);
@@ -115,8 +117,15 @@ impl Directory {
                 }
                 Err(FetchError::NothingNewer) => {}
                 // A network that is just starting.
-                Err(e @ FetchError::NoConsensus) => info!("{e}"),
-                Err(e) => say_once(&mut said, &self.explain(&e), held.is_none()),
+                Err(e @ FetchError::NoConsensus) => {
+                    info!("{e}");
+                    self.board.fetched(Err(e.to_string()));
+                }
+                Err(e) => {
+                    let why = self.explain(&e);
+                    say_once(&mut said, &why, held.is_none());
+                    self.board.fetched(Err(why));
+                }
             }
             let held = newest.borrow().clone();
             let wait = match held {
@@ -163,7 +172,7 @@ impl Directory {
     /// one for a reason that doesn't pass.
     pub(crate) async fn post(
         self: Arc<Self>,
-        signer: Arc<Signer>,
+        mut signer: Signer,
         mut public: watch::Receiver<PublicKeys>,
         consensus: Held,
         mut fill: watch::Receiver<Fill>,
@@ -171,17 +180,22 @@ impl Directory {
         let mut pause = RETRY_FIRST;
         let mut said = String::new();
         let mut accepted_once = false;
-        signer.warn_of_expiry(wall());
+        let mut settings = self.settings.clone();
+        let mut warned = None;
         loop {
+            signer.renew(&settings.borrow_and_update().state_dir, wall());
+            self.board.signs_until(signer.keys.certificate().expires);
+            warn_of_expiry(&mut warned, signer.keys.certificate().expires, wall());
             let mix_keys = public.borrow_and_update().clone();
             let epoch = consensus.borrow().as_ref().map(|c| c.params().epoch_ms());
-            let capacity = fill.borrow_and_update().advertised(self.config.capacity);
+            let capacity = fill.borrow_and_update().advertised(settings.borrow().capacity);
             let posted = match self.descriptor(&signer, mix_keys, capacity, wall()) {
                 Ok(bytes) => post_descriptor(&self.network, &self.dialer, &bytes).await,
                 Err(failure) => return failure,
             };
             let everywhere = match posted {
                 Ok(accepted) => {
+                    self.board.posted(Ok(accepted));
                     accepted_once = true;
                     said.clear();
                     accepted == self.network.authorities().len()
@@ -190,7 +204,9 @@ impl Directory {
                     return Failure::network(format_args!("the authorities do not admit this relay: {reason}"));
                 }
                 Err(e) => {
-                    say_once(&mut said, &format!("the descriptor was not posted: {e}"), true);
+                    let why = format!("the descriptor was not posted: {e}");
+                    say_once(&mut said, &why, true);
+                    self.board.posted(Err(why));
                     false
                 }
             };
@@ -207,12 +223,13 @@ impl Directory {
                 () = sleep(wait) => {}
                 changed = public.changed() => if changed.is_err() { sleep(wait).await },
                 changed = fill.changed() => if changed.is_err() { sleep(wait).await },
+                changed = settings.changed() => if changed.is_err() { sleep(wait).await },
             }
         }
     }
 
     fn descriptor(&self, signer: &Signer, mix_keys: PublicKeys, capacity: u32, now: Wall) -> Result<Vec<u8>, Failure> {
-        let config = &self.config;
+        let config = Arc::clone(&self.settings.borrow());
         let descriptor = Descriptor {
             certificate: *signer.keys.certificate(),
             link_key: signer.keys.link_public(),
@@ -220,7 +237,7 @@ impl Directory {
             client_addresses: config.advertised_client(),
             roles: config.directory_roles(),
             family: config.family_key(),
-            operator: signer.operator,
+            operator: config.operator_id(&self.relay),
             capacity,
             published: now,
             mix_keys,
@@ -242,16 +259,29 @@ async fn keep(cache: &Cache, consensus: &Arc<Consensus>, held: Option<Arc<Consen
 /// What descriptors are signed with: a second view of the keys, without the mix keys' turns.
 pub(crate) struct Signer {
     pub(crate) keys: Keys,
-    pub(crate) operator: OperatorId,
 }
 
 impl Signer {
-    fn warn_of_expiry(&self, now: Wall) {
-        let expires = self.keys.certificate().expires;
-        if expires < now + CERTIFICATE_WARNING {
-            warn!("the signing key's certificate ends on {}: put identity.key back to renew it", Utc(expires));
+    /// Reads the signing key and its certificate anew: it may have been renewed by hand, and is by this when it ends soon
+    /// and the identity key is there.
+    fn renew(&mut self, state: &Path, now: Wall) {
+        match Keys::open(state, now) {
+            Ok(keys) if keys.relay() == self.keys.relay() => self.keys = keys,
+            Ok(_) => warn!("the keys on disk are another relay's: they are used from the next start on"),
+            Err(e) => warn!("the signing key can't be read again: {e}"),
         }
     }
+}
+
+/// Says that the signing key ends soon: once at each of the times at which `status` says it too.
+fn warn_of_expiry(warned: &mut Option<i64>, expires: Wall, now: Wall) {
+    let left_s = apart(expires, now);
+    let step = KEY_WARNINGS.into_iter().rev().find(|days| left_s <= days * DAY);
+    if step.is_some() && *warned != step {
+        let text = SigningKey { left_s, ..SigningKey::default() }.warning().map(|(_, says)| says);
+        warn!("{}; it ends on {}", text.unwrap_or_default(), Utc(expires));
+    }
+    *warned = step;
 }
 
 /// A refusal that trying again won't change.

@@ -26,9 +26,14 @@ impl Filter {
         }
     }
 
-    /// Tells the directory's task of the fullest share: a packet can't choose another.
+    /// How full the fullest share is: a packet can't choose another.
+    pub(crate) fn fill(&self) -> Fill {
+        self.fills.iter().max().copied().unwrap_or_default()
+    }
+
+    /// Tells the directory's task of the fullest share.
     fn tell(&self) {
-        let fill = self.fills.iter().max().copied().unwrap_or_default();
+        let fill = self.fill();
         let news = self.told.send_if_modified(|told| std::mem::replace(told, fill) != fill);
         if !news {
             return;

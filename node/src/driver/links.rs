@@ -15,6 +15,7 @@ use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
+use super::board::LinkCounts;
 use super::clock::wall;
 use super::workers::Intake;
 use crate::relay::Source;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) consensus: Held,
     pub(crate) intake: Intake,
     pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) open: LinkCounts,
 }
 
 impl Shared {
@@ -250,7 +252,12 @@ impl PeerTask {
     fn adopt(&mut self, link: Link) {
         let Link { peer_hello, sender, receiver, connection } = link;
         self.look_for_forks(&peer_hello);
-        tokio::spawn(receive(receiver, self.id, self.shared.intake.clone(), self.shared.stopping.clone()));
+        let counted = self.shared.open.count(connection.dialled());
+        let receive = receive(receiver, self.id, self.shared.intake.clone(), self.shared.stopping.clone());
+        tokio::spawn(async move {
+            receive.await;
+            drop(counted);
+        });
         let preferred = self.shared.me < self.id;
         let stays = self.current.as_ref().is_some_and(|old| {
             let old = &old.connection;

@@ -40,6 +40,8 @@ impl Running {
     /// Takes nothing more in, finishes what was taken, syncs.
     pub(super) async fn stop(mut self) {
         info!("stopping");
+        self.board.stopping();
+        self.notify.stopping();
         self.stopping.send_replace(true);
         self.core.handle(self.clock.now(), Event::Stop);
         if self.core.delayed() > 0 {

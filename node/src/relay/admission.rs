@@ -190,6 +190,15 @@ impl Gate {
         Self { admission, create: Level::new(create), contact: Level::new(contact), seeds: None }
     }
 
+    /// Takes over other rules; what was counted, and what was asked for, still counts.
+    pub(crate) fn change(&mut self, admission: Admission, contact: Effort) {
+        if let Admission::Puzzle(effort) = &admission {
+            self.create.effort = *effort;
+        }
+        self.contact.effort = contact;
+        self.admission = admission;
+    }
+
     /// Judges a `create`: what is asked for instead, if this proof isn't enough.
     pub(crate) fn create(
         &mut self,

@@ -18,7 +18,7 @@ use posta_protocol::now::Now;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::error;
 
-use crate::{Outcome, QueueOp, QueueStore};
+use crate::{Limits, Outcome, QueueOp, QueueStore};
 
 /// Operations in one batch.
 pub const BATCH: usize = 256;
@@ -32,6 +32,8 @@ pub enum Job<T> {
     Op(T, QueueOp),
     /// Erase what has expired.
     Sweep,
+    /// Take over other limits.
+    Limits(Box<Limits>),
 }
 
 /// Starts the thread. It ends, and closes the store, when the last sender of jobs is gone and all are done, or when
@@ -74,6 +76,7 @@ fn run<T>(
                     ops.push(op);
                 }
                 Job::Sweep => sweeping = true,
+                Job::Limits(limits) => store.set_limits(*limits),
             }
             next = if ops.len() < BATCH { jobs.try_recv().ok() } else { None };
         }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::keys::Table;
 use crate::rocks::options::{self, Values};
-use crate::{Outcome, QueueOp, QueueStore, Refusal};
+use crate::{Limits, Outcome, QueueOp, QueueStore, Refusal};
 
 /// RocksDB has failed, in its own words.
 #[derive(Clone, Debug, Error)]
@@ -142,6 +142,8 @@ impl QueueStore for RawStore {
     fn sweep(&mut self, _: Now, _: usize) -> usize {
         0
     }
+
+    fn set_limits(&mut self, _: Limits) {}
 }
 
 /// Bytes of table files by table, of a store that nobody has open.

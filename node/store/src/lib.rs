@@ -41,7 +41,7 @@ mod rocks;
 pub use limits::{Limits, MAX_SEQUENCE_AHEAD};
 pub use memory::MemoryStore;
 pub use rocks::backup::{BackupError, Backups, Report, RestoreError, backup_closed, restore};
-pub use rocks::{ERASE_WITHIN, OpenError, RocksStore, WRITABLE_METRIC};
+pub use rocks::{ERASE_WITHIN, Health, OpenError, RocksStore, WRITABLE_METRIC};
 
 /// The version of the layout that `keys.rs` and `record.rs` describe.
 pub const SCHEMA: u32 = 2;
@@ -66,6 +66,9 @@ pub trait QueueStore: Send {
     /// for one queue, one blob, the messages that one queue took within one hour, or a value that a store on disk puts
     /// under a new key (see [`ERASE_WITHIN`]).
     fn sweep(&mut self, now: Now, limit: usize) -> usize;
+
+    /// Takes over other limits, for everything that comes from now on. What is held beyond them stays until it ends.
+    fn set_limits(&mut self, limits: Limits);
 }
 
 impl<S: QueueStore + ?Sized> QueueStore for Box<S> {
@@ -79,6 +82,10 @@ impl<S: QueueStore + ?Sized> QueueStore for Box<S> {
 
     fn sweep(&mut self, now: Now, limit: usize) -> usize {
         (**self).sweep(now, limit)
+    }
+
+    fn set_limits(&mut self, limits: Limits) {
+        (**self).set_limits(limits);
     }
 }
 

@@ -68,6 +68,10 @@ impl QueueStore for MemoryStore {
     fn sweep(&mut self, now: Now, limit: usize) -> usize {
         self.engine.sweep(&mut self.maps, now, limit)
     }
+
+    fn set_limits(&mut self, limits: Limits) {
+        self.engine.limits = limits;
+    }
 }
 
 impl fmt::Debug for MemoryStore {

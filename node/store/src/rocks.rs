@@ -38,10 +38,12 @@ use crate::batch::{Backing, Broken, Changes, Visit};
 use crate::engine::{Engine, Mode};
 use crate::keys::{self, Table};
 use crate::limits::Limits;
+use crate::record::Totals;
 use crate::{Outcome, QueueOp, QueueStore, SCHEMA};
 
 pub(crate) mod backup;
 mod error;
+mod health;
 mod keyfile;
 mod migrate;
 pub(crate) mod options;
@@ -53,6 +55,7 @@ mod write;
 use backup::Backups;
 use error::FailedOpen;
 pub use error::OpenError;
+pub use health::Health;
 use keyfile::KeyFile;
 use recent::Recent;
 pub use renew::ERASE_WITHIN;
@@ -77,6 +80,7 @@ pub struct RocksStore {
     engine: Engine,
     disk: Disk,
     incarnation: Incarnation,
+    health: Health,
 }
 
 /// The database and its health.
@@ -144,7 +148,24 @@ impl RocksStore {
         };
         metrics::describe_gauge!(WRITABLE_METRIC, "1 while the queue store takes changes, 0 while the disk takes none");
         metrics::gauge!(WRITABLE_METRIC).set(1.0);
-        Ok(Self { engine: Engine::new(limits), disk, incarnation })
+        let store = Self { engine: Engine::new(limits), disk, incarnation, health: Health::new(path) };
+        store.report();
+        Ok(store)
+    }
+
+    /// How the store stands, to be asked from any thread while it is in use.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    fn report(&self) {
+        self.health.set_writable(self.writable());
+        let totals =
+            self.disk.db.as_ref().and_then(|db| db.get_cf(handle(db, Table::Meta).ok()?, keys::TOTALS).ok()?);
+        if let Some(Ok(totals)) = totals.map(|bytes| Totals::decode(&bytes)) {
+            self.health.set_totals(&totals);
+        }
     }
 
     /// What makes backups of this store, from any thread, while it is in use.
@@ -182,11 +203,18 @@ impl QueueStore for RocksStore {
 
     fn apply(&mut self, now: Now, ops: &[QueueOp]) -> Vec<Outcome> {
         let mode = self.mode(now, ops.iter().any(QueueOp::grows));
-        self.engine.apply(&mut self.disk, mode, now, ops)
+        let outcomes = self.engine.apply(&mut self.disk, mode, now, ops);
+        self.report();
+        outcomes
+    }
+
+    fn set_limits(&mut self, limits: Limits) {
+        self.engine.limits = limits;
     }
 
     fn sweep(&mut self, now: Now, limit: usize) -> usize {
         if self.mode(now, false) == Mode::ReadOnly {
+            self.report();
             return 0;
         }
         let mut worked_off = self.engine.sweep(&mut self.disk, now, limit);
@@ -199,6 +227,7 @@ impl QueueStore for RocksStore {
         if self.disk.erased >= RECLAIM_AFTER && self.disk.short {
             self.disk.reclaim();
         }
+        self.report();
         worked_off
     }
 }

@@ -1,4 +1,4 @@
-//! Configuration files: TOML, every key optional, none unknown.
+//! Configuration files: TOML, every key optional, none unknown. [`layers`] adds drop-ins and variables to a file.
 
 use std::fs;
 use std::io;
@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
+
+pub mod layers;
 
 /// Bytes of a configuration file at most: far above any real one.
 const MAX_CONFIG_LEN: u64 = 1024 * 1024;
@@ -51,6 +53,29 @@ pub enum ConfigError {
         /// The known key that is most like it.
         nearest: Option<String>,
     },
+    /// There are too many drop-ins for it to be meant.
+    #[error("{path} has too many drop-ins: is it the right folder?", path = .0.display())]
+    TooMany(PathBuf),
+    /// A variable of the environment has a value that its key doesn't take.
+    #[error("the variable {name}: {message}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A variable that means nothing.
+    #[error("the variable {name} is no setting{hint}", hint = variable_hint(nearest.as_deref()))]
+    UnknownVariable {
+        /// Its name.
+        name: String,
+        /// The known one that is most like it.
+        nearest: Option<String>,
+    },
+}
+
+fn variable_hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(|| ": unset it".to_owned(), |name| format!(": did you mean {name}?"))
 }
 
 fn hint(nearest: Option<&str>) -> String {
@@ -66,12 +91,16 @@ fn hint(nearest: Option<&str>) -> String {
 /// # Errors
 /// [`ConfigError`], naming the file, and the line and key where there is one.
 pub fn load<T: Serialize + DeserializeOwned + Default>(path: &Path) -> Result<T, ConfigError> {
-    let read = |source| ConfigError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(read)?.len() > MAX_CONFIG_LEN {
+    parse(path, &read(path)?)
+}
+
+/// The text of a configuration file.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(unreadable)?.len() > MAX_CONFIG_LEN {
         return Err(ConfigError::TooLong(path.to_owned()));
     }
-    let text = fs::read_to_string(path).map_err(read)?;
-    parse(path, &text)
+    fs::read_to_string(path).map_err(unreadable)
 }
 
 /// Writes a configuration as TOML.

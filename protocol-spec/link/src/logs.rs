@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 
 /// What all our log targets start with.
 const OUR_TARGETS: &str = "posta";
@@ -79,22 +81,48 @@ impl FromStr for LogLevel {
     }
 }
 
+/// What changes the level of this process's log.
+static LEVEL: OnceLock<Level> = OnceLock::new();
+
+type Level = reload::Handle<Targets, Registry>;
+
 /// Starts logging for the program `name`. A second call does nothing.
 pub fn init(level: LogLevel, name: &'static str) {
     let colours = io::stderr().is_terminal();
-    let _ = tracing::subscriber::set_global_default(subscriber(level, name, colours, io::stderr));
+    let (subscriber, handle) = subscriber(level, name, colours, io::stderr);
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        let _ = LEVEL.set(handle);
+    }
 }
 
-fn subscriber<W>(level: LogLevel, name: &'static str, colours: bool, writer: W) -> impl Subscriber + Send + Sync
+/// Changes how much is logged from now on. Without [`init`] it does nothing.
+pub fn set_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get() {
+        // Fails only when the log is gone, at the end.
+        let _ = handle.reload(targets(level));
+    }
+}
+
+fn targets(level: LogLevel) -> Targets {
+    Targets::new().with_target(OUR_TARGETS, level.filter())
+}
+
+fn subscriber<W>(
+    level: LogLevel,
+    name: &'static str,
+    colours: bool,
+    writer: W,
+) -> (impl Subscriber + Send + Sync, Level)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    let (filter, handle) = reload::Layer::new(targets(level));
     let layer = tracing_subscriber::fmt::layer()
         .with_ansi(colours)
         .with_timer(Minutes { name })
         .with_writer(writer)
-        .with_filter(Targets::new().with_target(OUR_TARGETS, level.filter()));
-    Registry::default().with(layer)
+        .with_filter(filter);
+    (Registry::default().with(layer), handle)
 }
 
 /// The time in whole minutes, and the program's name.
@@ -154,14 +182,19 @@ mod tests {
     fn only_our_targets_are_emitted_and_no_seconds() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(LogLevel::Trace, "posta-node", false, move || writer.clone());
+        let (subscriber, level) = subscriber(LogLevel::Trace, "posta-node", false, move || writer.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!(target: "quinn::connection", "a peer's address");
             tracing::trace!(target: "posta_node::driver", "a step");
+            level.reload(targets(LogLevel::Warn)).unwrap();
+            tracing::error!(target: "quinn::connection", "a peer's address");
+            tracing::info!(target: "posta_node::driver", "no longer of interest");
+            tracing::warn!(target: "posta_node::driver", "still of interest");
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("posta-node TRACE posta_node::driver: a step"), "{text}");
         assert!(!text.contains("address"), "{text}");
+        assert!(!text.contains("no longer") && text.contains("WARN posta_node::driver: still"), "{text}");
         assert_eq!(text.find(' '), Some("2026-11-21T06:24Z".len()), "{text}");
     }
 
