@@ -1,4 +1,4 @@
-//! The command line: `init`, `check`, `run`, `status`, `backup`, `restore`.
+//! The command line: `init`, `check`, `run`, `status`, `keys`, `backup`, `restore`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,6 +21,7 @@ use crate::driver::{self, Options, control, queues_in, wall};
 use crate::failure::Failure;
 use crate::keys::Keys;
 
+mod keys;
 mod screen;
 mod status;
 
@@ -46,6 +47,9 @@ enum Command {
     ///
     /// Exit codes: 0 it is well, 1 it isn't, 2 it can't be asked. docs/operating.md says what to do about each problem.
     Status(Status),
+    /// What keys the relay has; renew its signing key; take its identity key offline.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Write a backup of the queues, while the relay runs or not.
     ///
     /// It holds the queues without their messages: hashes, counters and hours, no message and no key. What is deleted
@@ -165,6 +169,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check(&args).map(done),
         Command::Run(args) => run(args).map(done),
         Command::Status(args) => status::status(&args),
+        Command::Keys(command) => keys::keys(&command),
         Command::Backup(args) => backup(&args).map(done),
         Command::Restore(args) => restore(&args).map(done),
     };

@@ -49,6 +49,8 @@ pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A public file, written by its owner only.
 const PUBLIC_MODE: u32 = 0o644;
+/// A secret one.
+const SECRET_MODE: u32 = 0o600;
 
 /// Why the keys can't be used.
 #[derive(Debug, Error)]
@@ -71,6 +73,12 @@ pub enum KeyError {
         /// What the system says.
         source: io::Error,
     },
+    /// A file that was to be made is there.
+    #[error("{0} is there already: choose another file")]
+    Exists(PathBuf),
+    /// An identity key of another relay.
+    #[error("the identity key in {0} is another relay's: take the one that this relay was made with")]
+    OtherRelay(PathBuf),
     /// A key is of no use; no seed causes this.
     #[error("a key in {0} is not usable: restore it from a backup")]
     Unusable(PathBuf),
@@ -324,16 +332,53 @@ fn certificate(dir: &Path, signing: &SignKey, now: Wall) -> Result<Certificate, 
     match (load_seed(&dir.join(IDENTITY)), held) {
         (Ok(seed), _) => {
             let identity = SignKey::from_seed(&seed);
-            let (from, until) = (now - RELAY_CLOCK_SKEW, now + CERTIFICATE_LIFETIME);
-            let new = Certificate::issue(&identity, Purpose::Relay, key, from, until);
-            atomic_write(&path, &new.encode(), PUBLIC_MODE).map_err(io_error(&path))?;
-            Ok(new)
+            issue(dir, &identity, signing, now)
         }
         // It serves for a while; the one who runs the relay is told in the log.
         (Err(KeyFileError::Missing(_)), Some(held)) => Ok(held),
         (Err(KeyFileError::Missing(_)), None) => Err(KeyError::Certificate(dir.to_owned())),
         (Err(e), _) => Err(e.into()),
     }
+}
+
+/// Certifies the signing key in `dir` anew, by the identity key there or in the file `identity`.
+///
+/// # Errors
+/// [`KeyError`]; [`KeyError::OtherRelay`] if the relay's id would be another one.
+pub fn renew(dir: &Path, identity: Option<&Path>, now: Wall) -> Result<Certificate, KeyError> {
+    let path = identity.map_or_else(|| dir.join(IDENTITY), Path::to_owned);
+    let identity = SignKey::from_seed(&load_seed(&path)?);
+    let signing = SignKey::from_seed(&load_seed(&dir.join(SIGNING))?);
+    let held = fs::read(dir.join(CERTIFICATE)).ok().and_then(|bytes| Certificate::decode(&bytes).ok());
+    if held.is_some_and(|held| held.identity != identity.public()) {
+        return Err(KeyError::OtherRelay(path));
+    }
+    issue(dir, &identity, &signing, now)
+}
+
+/// Moves the identity key from `dir` into a new file, for its owner alone.
+///
+/// # Errors
+/// [`KeyError`]; then it is still where it was.
+pub fn take_identity(dir: &Path, to: &Path) -> Result<(), KeyError> {
+    let from = dir.join(IDENTITY);
+    let seed = load_seed(&from)?;
+    if to.exists() {
+        return Err(KeyError::Exists(to.to_owned()));
+    }
+    atomic_write(to, seed.expose(), SECRET_MODE).map_err(io_error(to))?;
+    // The copy is read before the original goes.
+    load_seed(to)?;
+    erase(&from).map_err(io_error(&from))
+}
+
+fn issue(dir: &Path, identity: &SignKey, signing: &SignKey, now: Wall) -> Result<Certificate, KeyError> {
+    let (from, until) = (now - RELAY_CLOCK_SKEW, now + CERTIFICATE_LIFETIME);
+    let key = SigningPublicKey(signing.public());
+    let new = Certificate::issue(identity, Purpose::Relay, key, from, until);
+    let path = dir.join(CERTIFICATE);
+    atomic_write(&path, &new.encode(), PUBLIC_MODE).map_err(io_error(&path))?;
+    Ok(new)
 }
 
 /// Overwrites a key file and removes it. On a copying file system the old blocks may survive; nothing more can be done.
@@ -370,6 +415,29 @@ mod tests {
         assert_eq!(Keys::open(dir.path(), late).unwrap().relay(), made.relay(), "the certificate is enough");
         let e = Keys::open(dir.path(), late + CERTIFICATE_LIFETIME).unwrap_err();
         assert!(e.to_string().contains("identity.key"), "{e}");
+    }
+
+    #[test]
+    fn a_relay_goes_on_with_its_identity_key_offline() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Keys::create(dir.path(), NOW).unwrap();
+        let away = dir.path().join("usb");
+        take_identity(dir.path(), &away).unwrap();
+        assert!(!identity_here(dir.path()));
+        assert!(matches!(take_identity(dir.path(), &away), Err(KeyError::File(KeyFileError::Missing(_)))));
+        let late = NOW + CERTIFICATE_LIFETIME / 2;
+        assert!(matches!(renew(dir.path(), None, late), Err(KeyError::File(KeyFileError::Missing(_)))));
+        let renewed = renew(dir.path(), Some(&away), late).unwrap();
+        assert_eq!(renewed.expires, late + CERTIFICATE_LIFETIME);
+        let back = Keys::open(dir.path(), late).unwrap();
+        assert_eq!((back.relay(), *back.certificate()), (made.relay(), renewed));
+
+        let other = tempfile::tempdir().unwrap();
+        Keys::create(other.path(), NOW).unwrap();
+        let foreign = other.path().join(IDENTITY);
+        assert!(matches!(renew(dir.path(), Some(&foreign), late), Err(KeyError::OtherRelay(_))));
+        assert!(matches!(take_identity(other.path(), &away), Err(KeyError::Exists(_))));
+        assert!(identity_here(other.path()), "still where it was");
     }
 
     #[test]

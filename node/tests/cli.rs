@@ -11,59 +11,13 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 
 use posta_link::exit;
-use posta_link::fetch::Network;
-use posta_protocol::document::{Authorities, Authority};
-use posta_protocol::ids::{AuthorityId, LinkPublicKey};
 
-/// A network whose only authority nobody answers for.
-fn network(dir: &Path) -> String {
-    let path = dir.join("authorities.toml");
-    let authority = Authority {
-        id: AuthorityId([1; 32]),
-        link_key: LinkPublicKey([2; 32]),
-        addresses: vec!["127.0.0.1:9".parse().unwrap()],
-    };
-    Network::new(Authorities::new(vec![authority]).unwrap()).save(&path).unwrap();
-    path.display().to_string()
-}
+#[path = "support/program.rs"]
+mod program;
 
-fn node(args: &[&str]) -> (i32, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_posta-node")).args(args).output().unwrap();
-    (status.code().unwrap(), String::from_utf8([stdout, stderr].concat()).unwrap())
-}
-
-/// A fresh relay; its configuration file.
-fn init(dir: &Path) -> String {
-    let home = dir.join("relay");
-    // Two free ports: bound for a moment, so that nobody else gets the same.
-    let free = || UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (a, b) = (free(), free());
-    let [a, b] = [a, b].map(|s| s.local_addr().unwrap().to_string());
-    let home_text = home.display().to_string();
-    let args = ["init", "--dir", &home_text, "--network", &network(dir), "--link-address", &a, "--client-address", &b];
-    let (code, said) = node(&args);
-    assert_eq!(code, i32::from(exit::OK), "{said}");
-    let (code, said) = node(&args);
-    assert!(code == i32::from(exit::USAGE) && said.contains("is there already"), "{said}");
-    home.join("node.toml").display().to_string()
-}
-
-fn edit(config: &str, from: &str, to: &str) {
-    let text = fs::read_to_string(config).unwrap();
-    assert!(text.contains(from), "{text}");
-    fs::write(config, text.replace(from, to)).unwrap();
-}
-
-#[track_caller]
-fn fails(args: &[&str], code: u8, sentence: &str) {
-    let (got, said) = node(args);
-    assert!(said.contains(sentence), "{said}");
-    assert_eq!(got, i32::from(code), "{said}");
-}
+use program::{Running, edit, fails, init, node};
 
 #[test]
 fn a_fresh_relay_checks_out() {
@@ -125,31 +79,11 @@ fn root_has_to_be_meant() {
     assert_eq!(said.contains("--allow-root"), root, "{said}");
 }
 
-/// Starts a relay; it has its store open, and handles signals and commands, when this returns.
-fn start(config: &str) -> Child {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_posta-node"))
-        .args(["run", "--allow-root", "--config", config])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The first line of its log.
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stderr.as_mut().unwrap()), &mut line).unwrap();
-    assert!(line.contains("starts"), "{line}");
-    child
-}
-
-fn stop(mut child: Child) {
-    let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
-    assert!(told.success());
-    assert_eq!(child.wait().unwrap().code(), Some(i32::from(exit::OK)));
-}
-
 #[test]
 fn a_relay_without_a_network_stops_when_told() {
     let dir = tempfile::tempdir().unwrap();
     let config = init(dir.path());
-    stop(start(&config));
+    Running::start(&config).stop();
 }
 
 #[test]
@@ -164,7 +98,7 @@ fn queues_are_backed_up_while_the_relay_runs_or_not_and_restored_into_an_empty_f
     let backup = |to: &str| node(&["backup", "--config", &config, "--to", to]);
     fails(&["backup", "--config", &config, "--to", &stopped], exit::DISK, "there is no queue store");
 
-    let child = start(&config);
+    let child = Running::start(&config);
     let socket = deep.join("relay/state/control");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let (code, said) = backup(&running);
@@ -176,13 +110,11 @@ fn queues_are_backed_up_while_the_relay_runs_or_not_and_restored_into_an_empty_f
     // A relay that nobody can ask still has its store.
     fs::rename(&socket, dir.path().join("away")).unwrap();
     fails(&["backup", "--config", &config, "--to", &stopped], exit::DISK, "in use by another process");
-    stop(child);
+    child.stop();
 
     let (code, said) = backup(&stopped);
     assert!(code == i32::from(exit::OK) && said.contains("0 queues"), "{said}");
-    let mut child = start(&config);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    Running::start(&config).kill();
     assert!(socket.exists(), "left behind");
     let (code, said) = backup(&killed);
     assert!(code == i32::from(exit::OK) && said.contains("0 queues"), "{said}");
@@ -194,6 +126,6 @@ fn queues_are_backed_up_while_the_relay_runs_or_not_and_restored_into_an_empty_f
         let (code, said) = node(&restore);
         assert!(code == i32::from(exit::OK) && said.contains("Clients will send again"), "{said}");
     }
-    stop(start(&config));
+    Running::start(&config).stop();
     fails(&["restore", "--allow-root", "--config", &config, "--from", &folder("none")], exit::DISK, "no backup");
 }

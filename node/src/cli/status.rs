@@ -217,7 +217,7 @@ pub(super) fn bytes(n: u64) -> String {
     if unit == 0 {
         return format!("{n} {name}");
     }
-    let tenths = u128::from(n) * 10 >> (10 * unit);
+    let tenths = (u128::from(n) * 10) >> (10 * unit);
     if tenths >= 1000 { format!("{} {name}", tenths / 10) } else { format!("{}.{} {name}", tenths / 10, tenths % 10) }
 }
 
