@@ -7,18 +7,23 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use posta_store::{Limits, Outcome, QueueOp, QueueStore, RocksStore, floor};
 use rand_chacha::ChaCha20Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 use serde::Serialize;
 
 use crate::load::{Clock, Load, Samples, create, ids, instant, round};
 use crate::store::{Sender, bodies, folder_bytes, open};
+use work::{What, lookups_of, work};
+
+mod work;
 
 /// Queues from which on nothing may get slower.
 const FEW: u64 = 10_000;
-/// Queues made, side by side and measured, at each of the two sizes.
-const MEASURED: u64 = 10_000;
+/// Queues made, side by side and measured, at each of the two sizes, at most.
+const MEASURED: u64 = 20_000;
 /// Queues in one batch while all the others are made.
 const FILL: usize = 4_096;
+/// What is measured on many queues needs so many.
+const LEAST: u64 = 10 * FEW;
 /// Clients side by side.
 const CLIENTS: usize = 64;
 /// Seconds of lookups, and of sends with and without expiry.
@@ -49,14 +54,19 @@ pub struct Figures {
     pub resident_bytes: u64,
     /// The most that it was since the program started, building included.
     pub peak_resident_bytes: u64,
-    /// 99 of 100 creations were faster, in microseconds, with 10 k queues and with all.
+    /// 99 of 100 creations were faster, in microseconds, with 10 k queues, on a relay at work: 64 clients create, look up,
+    /// send and acknowledge.
     pub create_p99_us_few: f64,
-    /// See there.
+    /// The same with all queues.
     pub create_p99_us: f64,
-    /// 99 of 100 lookups were faster, in microseconds, with 10 k queues and with all.
+    /// 99 of 100 lookups were faster, in microseconds, with 10 k queues, among the same work.
     pub lookup_p99_us_few: f64,
-    /// See there.
+    /// The same with all queues.
     pub lookup_p99_us: f64,
+    /// With 10 k queues, which are all in memory, while 64 clients do nothing but look up.
+    pub lookup_alone_p99_us_few: f64,
+    /// The same with all queues, which are not.
+    pub lookup_alone_p99_us: f64,
     /// Seconds to open the store with all queues.
     pub restart_s: f64,
     /// Seconds to make them.
@@ -128,7 +138,7 @@ fn opened(path: &Path, count: u64) -> Result<(RocksStore, f64)> {
 /// # Errors
 /// If the store refuses anything or the disk fails.
 pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
-    ensure!(count >= 4 * FEW, "at least {} queues", 4 * FEW);
+    ensure!(count >= LEAST, "at least {LEAST} queues");
     let folder = tempfile::tempdir_in(dir)?;
     let path = folder.path();
     let bodies = bodies(&mut ChaCha20Rng::seed_from_u64(1));
@@ -142,8 +152,13 @@ pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
     fill(&mut store, &clock, count - (FEW - expiring.min(FEW))..count)?;
     let mut load = Load::start(store, &clock)?;
     // The few that are there are looked up and those that are made count to neither end.
-    let few = creates(&mut load, count..count + MEASURED)?;
-    let few_lookups = lookups(&mut load, count..count + MEASURED)?;
+    let known = count..count + MEASURED;
+    creates(&mut load, known.clone())?;
+    let few_alone = lookups(&mut load, &known)?;
+    let mut new = known.end..known.end + 2 * MEASURED;
+    let mut sender = Sender::new(known.clone(), CLIENTS, &bodies);
+    let few = work(&mut load, What::Creates, &mut new, &known, &mut sender)?;
+    let few_lookups = work(&mut load, What::Lookups, &mut new, &known, &mut sender)?;
     load.stop()?;
 
     let (mut store, _) = opened(path, count)?;
@@ -154,7 +169,6 @@ pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
     fill(&mut store, &clock, expiring..last - MEASURED * 2)?;
     eprintln!("{count} queues after {:.0} s", start.elapsed().as_secs_f64());
     let mut load = Load::start(store, &clock)?;
-    let many = creates(&mut load, last - MEASURED * 2..last - MEASURED)?;
     let with_message = count / WITH_MESSAGE;
     let step = (last - MEASURED * 2 - expiring) / with_message;
     let mut sender = Sender::new((0..with_message).map(|n| expiring + n * step), CLIENTS, &bodies);
@@ -168,13 +182,21 @@ pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
     let build_s = round(start.elapsed().as_secs_f64(), 1);
 
     let (store, restart_s) = opened(path, count)?;
-    let mut load = Load::start(store, &clock)?;
-    let many_lookups = lookups(&mut load, expiring..last - MEASURED)?;
+    drop(store);
+    let table_bytes = floor::table_bytes(path)?;
+    let disk_bytes = folder_bytes(path)? - table_bytes.get("messages").copied().unwrap_or(0);
+
+    let mut load = Load::start(opened(path, count)?.0, &clock)?;
+    let known = expiring..last - MEASURED * 2;
+    let many_alone = lookups(&mut load, &known)?;
+    let mut new = last - MEASURED * 2..last - MEASURED;
+    let mut sender = Sender::new((0..with_message).map(|n| expiring + 1 + n * step), CLIENTS, &bodies);
+    let many = work(&mut load, What::Creates, &mut new, &known, &mut sender)?;
+    let many_lookups = work(&mut load, What::Lookups, &mut new, &known, &mut sender)?;
+    creates(&mut load, new)?;
     let (resident_bytes, peak_resident_bytes) = memory()?;
     eprintln!("looked up after {:.0} s", start.elapsed().as_secs_f64());
     load.stop()?;
-    let table_bytes = floor::table_bytes(path)?;
-    let disk_bytes = folder_bytes(path)? - table_bytes.get("messages").copied().unwrap_or(0);
 
     let expiry = expire(path, count, last - MEASURED, &clock, &bodies)?;
     Ok(Figures {
@@ -189,6 +211,8 @@ pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
         create_p99_us: many.rate().p99_us,
         lookup_p99_us_few: few_lookups.rate().p99_us,
         lookup_p99_us: many_lookups.rate().p99_us,
+        lookup_alone_p99_us_few: few_alone.rate().p99_us,
+        lookup_alone_p99_us: many_alone.rate().p99_us,
         restart_s,
         build_s,
         expiry,
@@ -208,16 +232,17 @@ fn creates(load: &mut Load, range: Range<u64>) -> Result<Samples> {
     )
 }
 
-fn lookups(load: &mut Load, range: Range<u64>) -> Result<Samples> {
-    let mut rng = ChaCha20Rng::seed_from_u64(3);
-    let next = |_| {
-        let n = range.start + rng.next_u64() % (range.end - range.start);
-        Some(QueueOp::Read { queue: ids(n).0, after: 0, skip: Vec::new() })
-    };
-    load.run(CLIENTS, SECONDS, next, |_, outcome| match outcome {
-        Outcome::Empty | Outcome::Message { .. } => Ok(true),
-        other => bail!("a queue was not found: {other:?}"),
-    })
+fn lookups(load: &mut Load, known: &Range<u64>) -> Result<Samples> {
+    let mut next = lookups_of(known);
+    load.run(
+        CLIENTS,
+        SECONDS,
+        |_| Some(next()),
+        |_, outcome| match outcome {
+            Outcome::Empty | Outcome::Message { .. } => Ok(true),
+            other => bail!("a queue was not found: {other:?}"),
+        },
+    )
 }
 
 /// Sends, each acknowledged at once, before and while the first queues end.

@@ -18,7 +18,7 @@ use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Incarnation, QueueId};
 use posta_protocol::onion::reply::ReplyBlock;
 use posta_protocol::registry::answer as code;
-use posta_store::{Outcome, QueueOp};
+use posta_store::{Outcome, QueueOp, blob_lock};
 
 use self::subscriptions::{Subscribed, Subscriptions, Turn};
 use crate::relay::{Action, Admission, Context, Effort, Gate, Token};
@@ -150,7 +150,7 @@ impl QueueService {
                 (QueueOp::BlobPut { put: put.id(), get, one_time, ttl, body }, Effect::None)
             }
             Command::BlobGet { get, reader } => {
-                (QueueOp::BlobGet { get: get.id(), reader: *reader.expose() }, Effect::None)
+                (QueueOp::BlobGet { get: get.id(), lock: blob_lock(&reader) }, Effect::None)
             }
             Command::BlobDelete { put } => (QueueOp::BlobDelete { put: put.id() }, Effect::None),
             Command::Echo => return self.answer(cx, reply.pop(), Body::Ok),

@@ -11,7 +11,7 @@ use crate::command::MAX_BOX_LEN;
 use crate::error::Malformed;
 use crate::ids::Incarnation;
 use crate::params::BLOB_LEN;
-use crate::registry::answer as code;
+use crate::registry::{answer as code, info};
 
 /// An answer and the store it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,21 +77,17 @@ pub struct Info {
     pub hours: u32,
 }
 
-/// Bits of the flags in an `info` answer.
-const SECURED: u8 = 1;
-const SUSPENDED: u8 = 2;
-
 impl Info {
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let kind = QueueKind::from_code(r.u8("kind of a queue")?)?;
         let flags = r.u8("flags")?;
-        if flags > SECURED | SUSPENDED {
+        if flags > info::SECURED | info::SUSPENDED {
             return Err(Malformed::Value("flags"));
         }
         Ok(Self {
             kind,
-            secured: flags & SECURED != 0,
-            suspended: flags & SUSPENDED != 0,
+            secured: flags & info::SECURED != 0,
+            suspended: flags & info::SUSPENDED != 0,
             held: r.u32("held")?,
             room: r.u32("room")?,
             highest: r.u64("highest")?,
@@ -102,7 +98,7 @@ impl Info {
 
     fn write(&self, w: &mut Writer) {
         w.u8(self.kind.code());
-        w.u8(if self.secured { SECURED } else { 0 } | if self.suspended { SUSPENDED } else { 0 });
+        w.u8(if self.secured { info::SECURED } else { 0 } | if self.suspended { info::SUSPENDED } else { 0 });
         w.u32(self.held);
         w.u32(self.room);
         w.u64(self.highest);

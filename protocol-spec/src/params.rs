@@ -23,7 +23,7 @@ pub const COMMAND_BLOCK_LEN: usize = 64;
 pub const SLOT_LEN: usize = COMMAND_BLOCK_LEN + TAG_LEN + KEM_CIPHERTEXT_LEN;
 /// The left half of the payload's wide block; 32 zero bytes in front of a forward payload.
 pub const PAYLOAD_CHECK_LEN: usize = 32;
-/// Payload of the default geometry. A multiple of 16 KiB, so that BLAKE3 hashes it as whole groups of 16 chunks.
+/// Content of a packet of the default geometry: a `send` with a box of a conversation and one reply block fits.
 pub const DEFAULT_PAYLOAD_LEN: usize = 16 * 1024;
 /// Hops of the default geometry: guard edge, two mixes, queue edge.
 pub const DEFAULT_HOPS: usize = 4;
@@ -207,5 +207,3 @@ pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub const DIRECTORY_IDLE: Duration = Duration::from_secs(15);
 /// How often the dialler of a directory connection says that it lives, while it waits.
 pub const DIRECTORY_KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-const _: () = assert!(DEFAULT_PAYLOAD_LEN.is_multiple_of(16 * 1024));

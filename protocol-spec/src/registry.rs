@@ -135,6 +135,16 @@ numbers! {
 }
 
 numbers! {
+    /// Bits of the flags in an `info` answer.
+    info: u8 {
+        /// A writer has secured the queue.
+        SECURED = 1,
+        /// The reader has suspended it.
+        SUSPENDED = 2,
+    }
+}
+
+numbers! {
     /// Control frames on a link.
     frame: u8 {
         /// Attach an inbox.
@@ -237,6 +247,26 @@ numbers! {
 }
 
 numbers! {
+    /// Families of addresses.
+    family: u8 {
+        /// An IPv4 address, 4 bytes.
+        IPV4 = 4,
+        /// An IPv6 address, 16 bytes.
+        IPV6 = 6,
+    }
+}
+
+numbers! {
+    /// Bits of what a relay offers to be.
+    role: u8 {
+        /// Entry for clients, and queues.
+        EDGE = 1,
+        /// Mixing in the middle of paths.
+        MIX = 2,
+    }
+}
+
+numbers! {
     /// Places on a path.
     position: u8 {
         /// None in this key epoch.
@@ -319,6 +349,7 @@ mod tests {
         assert!(distinct(super::answer::ALL), "answer");
         assert!(distinct(super::queue::ALL), "queue");
         assert!(distinct(super::admission::ALL), "admission");
+        assert!(distinct(super::info::ALL), "info");
         assert!(distinct(super::frame::ALL), "frame");
         assert!(distinct(super::stream::ALL), "stream");
         assert!(distinct(super::close::ALL), "close");
@@ -326,6 +357,8 @@ mod tests {
         assert!(distinct(super::directory_answer::ALL), "directory_answer");
         assert!(distinct(super::refusal::ALL), "refusal");
         assert!(distinct(super::certificate::ALL), "certificate");
+        assert!(distinct(super::family::ALL), "family");
+        assert!(distinct(super::role::ALL), "role");
         assert!(distinct(super::position::ALL), "position");
         assert!(distinct(super::origin::ALL), "origin");
         assert!(distinct(super::parameter::ALL), "parameter");

@@ -103,7 +103,7 @@ impl<B: Backing> Session<'_, B> {
             QueueOp::Resume { queue } => self.suspend(queue, false),
             QueueOp::Extend { queue } => self.extend(queue),
             QueueOp::BlobPut { put, get, one_time, ttl, body } => self.blob_put(put, get, *one_time, *ttl, body),
-            QueueOp::BlobGet { get, reader } => self.blob_get(get, reader),
+            QueueOp::BlobGet { get, lock } => self.blob_get(get, lock),
             QueueOp::BlobDelete { put } => self.blob_delete(put),
         };
         let forbidden = match self.mode {
@@ -185,7 +185,7 @@ mod tests {
     use core::cell::Cell;
 
     use posta_protocol::admission::QueueKind;
-    use posta_protocol::ids::{BlobId, MessageId, QueueId, WriterId};
+    use posta_protocol::ids::{BlobId, Hash, MessageId, QueueId, WriterId};
     use posta_protocol::now::{Mono, Wall};
 
     use super::*;
@@ -287,8 +287,8 @@ mod tests {
             (send(unknown), send(WriterId(blob.0))),
             (QueueOp::BlobDelete { put: unknown }, QueueOp::BlobDelete { put: own }),
             (
-                QueueOp::BlobGet { get: BlobId([77; 32]), reader: [1; 32] },
-                QueueOp::BlobGet { get: BlobId([8; 32]), reader: [1; 32] },
+                QueueOp::BlobGet { get: BlobId([77; 32]), lock: Hash([1; 32]) },
+                QueueOp::BlobGet { get: BlobId([8; 32]), lock: Hash([1; 32]) },
             ),
         ];
         pairs.extend(reads.map(|read| (read(QueueId([77; 32])), read(QueueId(own.0)))));

@@ -19,9 +19,11 @@ use core::time::Duration;
 
 use posta_protocol::admission::QueueKind;
 use posta_protocol::answer::Info;
-use posta_protocol::ids::{BlobId, Incarnation, MessageId, QueueId, WriterId};
+use posta_protocol::crypto;
+use posta_protocol::ids::{BlobId, Hash, Incarnation, MessageId, QueueId, WriterId};
 use posta_protocol::now::Now;
 use posta_protocol::registry::answer;
+use posta_protocol::secret::Secret;
 
 pub mod driver;
 #[cfg(feature = "floor")]
@@ -188,14 +190,20 @@ pub enum QueueOp {
     BlobGet {
         /// Hash of the capability that can read it.
         get: BlobId,
-        /// A key that the reader chose; only its hash is kept.
-        reader: [u8; 32],
+        /// Hash of a key that the reader chose ([`blob_lock`]).
+        lock: Hash,
     },
     /// Erases a blob.
     BlobDelete {
         /// Hash of the capability that it was put with.
         put: WriterId,
     },
+}
+
+/// What a one-time blob is locked with: the hash of its first reader's key, in a domain of its own that never travels.
+#[must_use]
+pub fn blob_lock(key: &Secret<32>) -> Hash {
+    crypto::hash(crypto::local::BLOB_LOCK, key.expose())
 }
 
 impl QueueOp {

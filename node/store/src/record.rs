@@ -19,7 +19,7 @@
 use posta_protocol::admission::QueueKind;
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::error::Malformed;
-use posta_protocol::ids::{MessageId, WriterId};
+use posta_protocol::ids::{Hash, MessageId, WriterId};
 use posta_protocol::params::{CONTACT_WINDOW, SEQUENCE_WINDOW};
 
 use crate::limits::MAX_SEQUENCE_AHEAD;
@@ -298,7 +298,7 @@ pub(crate) struct BlobRecord {
     /// It ends at the beginning of this hour.
     pub(crate) end: u32,
     /// Hash of the first reader's key, of a one-time blob.
-    pub(crate) lock: Option<[u8; 32]>,
+    pub(crate) lock: Option<Hash>,
     pub(crate) body: Box<[u8]>,
 }
 
@@ -312,7 +312,7 @@ impl BlobRecord {
         w.u32(self.hours);
         w.u32(self.end);
         if let Some(lock) = &self.lock {
-            w.bytes(lock);
+            w.bytes(&lock.0);
         }
         w.bytes(&self.body);
         w.finish()
@@ -327,7 +327,7 @@ impl BlobRecord {
             deleted: flags & BLOB_DELETED != 0,
             hours: r.u32("hours")?,
             end: r.u32("end hour")?,
-            lock: if flags & LOCKED != 0 { Some(r.array("lock")?) } else { None },
+            lock: if flags & LOCKED != 0 { Some(Hash(r.array("lock")?)) } else { None },
             body: r.remainder().into(),
         })
     }
@@ -546,7 +546,7 @@ mod tests {
             deleted: false,
             hours: 3,
             end: 9,
-            lock: Some([4; 32]),
+            lock: Some(Hash([4; 32])),
             body: vec![5; 10].into(),
         };
         assert!(BlobRecord::decode(&blob.encode()).is_ok_and(|b| b == blob));

@@ -9,8 +9,9 @@ use std::time::Duration;
 use posta_protocol::ids::Incarnation;
 use posta_protocol::now::Now;
 use posta_protocol::params::BOX_LEN;
+use posta_protocol::secret::Secret;
 use posta_store::Outcome::{Created, Done, Refused, Repeated};
-use posta_store::{Limits, OpenError, Outcome, QueueOp, QueueStore, Refusal, RocksStore, SCHEMA};
+use posta_store::{Limits, OpenError, Outcome, QueueOp, QueueStore, Refusal, RocksStore, SCHEMA, blob_lock};
 
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #[path = "shared/rig.rs"]
@@ -138,7 +139,7 @@ fn the_disk_has_hashes_only_and_no_log() {
     let mut store = open(folder.path()).unwrap();
     let reader = *b"a key that a first reader chose.";
     store.apply(at(1), &[blob_put(1, 2, true, 5, "blob")]);
-    let got = store.apply(at(1), &[QueueOp::BlobGet { get: blob(2), reader }]);
+    let got = store.apply(at(1), &[QueueOp::BlobGet { get: blob(2), lock: blob_lock(&Secret::new(reader)) }]);
     assert_eq!(got, [Outcome::Blob { body: b"blob"[..].into() }]);
     drop(store);
     drop(open(folder.path()).unwrap()); // Brings what the log held into table files.

@@ -14,7 +14,8 @@ use posta_protocol::command::{BlobCapability, ReaderCapability, WriterCapability
 use posta_protocol::crypto;
 use posta_protocol::now::Now;
 use posta_protocol::params::BOX_LEN;
-use posta_store::{ERASE_WITHIN, Limits, Outcome, QueueOp, QueueStore, RocksStore};
+use posta_protocol::secret::Secret;
+use posta_store::{ERASE_WITHIN, Limits, Outcome, QueueOp, QueueStore, RocksStore, blob_lock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -331,7 +332,7 @@ fn every_byte_on_the_disk_is_a_hash_a_ciphertext_a_counter_or_an_hour() {
         let mut bytes = [0; 32];
         rng.fill_bytes(&mut bytes);
         secrets.push(bytes);
-        posta_protocol::secret::Secret::new(bytes)
+        Secret::new(bytes)
     };
     let mut hashes = BTreeMap::new();
     for n in 0..20_u8 {
@@ -362,7 +363,7 @@ fn every_byte_on_the_disk_is_a_hash_a_ciphertext_a_counter_or_an_hour() {
             now,
             &[
                 QueueOp::BlobPut { put, get, one_time: n % 2 == 0, ttl, body: body(n, 700) },
-                QueueOp::BlobGet { get, reader },
+                QueueOp::BlobGet { get, lock: blob_lock(&Secret::new(reader)) },
                 QueueOp::Read { queue, after: 0, skip: Vec::new() },
                 QueueOp::Ack { queue, up_to: u64::from(n % 7) },
             ],

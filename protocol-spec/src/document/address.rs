@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::params::MAX_ADDRESSES;
+use crate::registry::family;
 
 const WHAT: &str = "addresses";
 
@@ -14,8 +15,8 @@ pub(super) fn read(r: &mut Reader<'_>) -> Result<Vec<SocketAddr>, Malformed> {
     let mut list: Vec<SocketAddr> = Vec::with_capacity(n);
     for _ in 0..n {
         let ip = match r.u8(WHAT)? {
-            4 => IpAddr::V4(Ipv4Addr::from(r.array::<4>(WHAT)?)),
-            6 => IpAddr::V6(Ipv6Addr::from(r.array::<16>(WHAT)?)),
+            family::IPV4 => IpAddr::V4(Ipv4Addr::from(r.array::<4>(WHAT)?)),
+            family::IPV6 => IpAddr::V6(Ipv6Addr::from(r.array::<16>(WHAT)?)),
             _ => return Err(Malformed::Value(WHAT)),
         };
         let addr = SocketAddr::new(ip, r.u16(WHAT)?);
@@ -32,11 +33,11 @@ pub(super) fn write(list: &[SocketAddr], w: &mut Writer) {
     for addr in list {
         match addr.ip() {
             IpAddr::V4(ip) => {
-                w.u8(4);
+                w.u8(family::IPV4);
                 w.bytes(&ip.octets());
             }
             IpAddr::V6(ip) => {
-                w.u8(6);
+                w.u8(family::IPV6);
                 w.bytes(&ip.octets());
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
-use crate::registry::position as code;
+use crate::registry::{position as code, role};
 
 /// What a relay offers. One that offers both serves as an edge, because its queues can't move with the key epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,13 +21,13 @@ impl Roles {
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         match r.u8("roles")? {
-            flags @ 1..=3 => Ok(Self { edge: flags & 1 != 0, mix: flags & 2 != 0 }),
-            _ => Err(Malformed::Value("roles")),
+            flags if flags == 0 || flags > role::EDGE | role::MIX => Err(Malformed::Value("roles")),
+            flags => Ok(Self { edge: flags & role::EDGE != 0, mix: flags & role::MIX != 0 }),
         }
     }
 
     pub(super) fn write(self, w: &mut Writer) {
-        w.u8(u8::from(self.edge) | u8::from(self.mix) << 1);
+        w.u8(u8::from(self.edge) * role::EDGE | u8::from(self.mix) * role::MIX);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use posta_protocol::ids::{BlobId, WriterId};
+use posta_protocol::ids::{BlobId, Hash, WriterId};
 
 use super::Session;
 use crate::batch::{Backing, Stop};
@@ -10,9 +10,6 @@ use crate::keys::{self, Due, Table};
 use crate::limits::{ENTRY_OVERHEAD, end_hour, hours};
 use crate::record::BlobRecord;
 use crate::{Outcome, Refusal};
-
-/// The domain in which a first reader's key is hashed. On a relay's disk only; it never travels.
-const LOCK_CONTEXT: &str = posta_protocol::crypto::local::BLOB_LOCK;
 
 impl<B: Backing> Session<'_, B> {
     pub(super) fn blob(&self, blob: &BlobId) -> Result<Option<BlobRecord>, Stop> {
@@ -67,16 +64,15 @@ impl<B: Backing> Session<'_, B> {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn blob_get(&mut self, get: &BlobId, reader: &[u8; 32]) -> Result<Outcome, Stop> {
+    pub(super) fn blob_get(&mut self, get: &BlobId, lock: &Hash) -> Result<Outcome, Stop> {
         let record = self.blob(get)?;
         let mut record = self.alive_blob(record)?;
         if record.one_time {
-            let lock = blake3::derive_key(LOCK_CONTEXT, reader);
             match &record.lock {
-                Some(held) if *held != lock => return Err(Refusal::Taken.into()),
+                Some(held) if !held.ct_eq(lock) => return Err(Refusal::Taken.into()),
                 Some(_) => {}
                 None => {
-                    record.lock = Some(lock);
+                    record.lock = Some(*lock);
                     self.set_blob(get, &record);
                 }
             }

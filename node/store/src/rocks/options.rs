@@ -8,10 +8,10 @@
 //!
 //! | | plain SST | BlobDB | BlobDB, collected eagerly |
 //! |---|---|---|---|
-//! | acknowledged 512 messages later: written | 1.34 | 1.20 | 1.35 |
-//! | all acknowledged at the end: written | 2.65 | 2.11 | 2.66 |
-//! | all but every tenth: written | 2.76 | 2.14 | 2.77 |
-//! | all but every tenth: left (0.10 would be none too much) | 0.10 | 0.75 | 0.10 |
+//! | acknowledged 512 messages later: written | 1.13 | 1.09 | 1.13 |
+//! | all acknowledged at the end: written | 1.75 | 1.75 | 1.75 |
+//! | all but every tenth: written | 1.88 | 1.80 | 1.88 |
+//! | all but every tenth: left (0.10 would be none too much) | 0.10 | 0.59 | 0.10 |
 //!
 //! Messages a second are alike. Blob files as they come keep what is gone as long as a few messages in each stay; once
 //! they are collected so that the space comes back, they write as much as SST files do.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use posta_protocol::admission::QueueKind;
 use posta_protocol::answer::Info;
-use posta_protocol::ids::{BlobId, MessageId, QueueId, WriterId};
+use posta_protocol::ids::{BlobId, Hash, MessageId, QueueId, WriterId};
 use posta_store::Outcome::{Created, Done, Empty, Refused, Repeated};
 use posta_store::Refusal::{BadCapability, Conflict, Expired, Full, Gone, NoSpace, OutOfWindow, Suspended, Taken};
 use posta_store::{Limits, MAX_SEQUENCE_AHEAD, Outcome, QueueOp, Refusal};
@@ -38,7 +38,7 @@ struct Blob {
     asked: (bool, u32, Box<[u8]>),
     deleted: bool,
     end: u32,
-    lock: Option<[u8; 32]>,
+    lock: Option<Hash>,
 }
 
 pub struct Model {
@@ -110,12 +110,12 @@ impl Model {
                 let ttl = hours((*ttl).min(self.limits.blob_ttl));
                 self.blob_put(hour, *put, *get, (*one_time, ttl, body.clone()))
             }
-            QueueOp::BlobGet { get, reader } => self.blobs.get_mut(get).ok_or(BadCapability).and_then(|b| {
+            QueueOp::BlobGet { get, lock } => self.blobs.get_mut(get).ok_or(BadCapability).and_then(|b| {
                 if b.deleted {
                     return Err(Gone);
                 } else if hour >= b.end {
                     return Err(Expired);
-                } else if b.asked.0 && b.lock.get_or_insert(*reader) != reader {
+                } else if b.asked.0 && b.lock.get_or_insert(*lock) != lock {
                     return Err(Taken);
                 }
                 Ok(Outcome::Blob { body: b.asked.2.clone() })

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use posta_protocol::admission::QueueKind;
-use posta_protocol::ids::{BlobId, Incarnation, MessageId, QueueId, WriterId};
+use posta_protocol::ids::{BlobId, Hash, Incarnation, MessageId, QueueId, WriterId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_store::{Limits, MemoryStore, Outcome, QueueOp, QueueStore, RocksStore};
 use tempfile::TempDir;
@@ -84,7 +84,7 @@ pub fn blob_put(put: u8, get: u8, one_time: bool, hours: u32, text: &str) -> Que
 }
 
 pub fn blob_get(get: u8, reader: u8) -> QueueOp {
-    QueueOp::BlobGet { get: blob(get), reader: [reader; 32] }
+    QueueOp::BlobGet { get: blob(get), lock: Hash([reader; 32]) }
 }
 
 pub fn blob_delete(put: u8) -> QueueOp {
