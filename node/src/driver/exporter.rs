@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests at once; others wait with the system.
 const MAX_CONNECTIONS: usize = 8;
 /// Before the port is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(60);
 
 /// Takes what the process records from here on.
 pub(crate) fn install() -> Recorded {
@@ -46,8 +46,11 @@ pub(crate) async fn serve(recorded: Recorded, board: Board, mut settings: Settin
         let address = settings.borrow_and_update().metrics.address();
         let served = async {
             match address {
-                Some(address) => listen(address, &recorded, &board, &mut counters_at).await,
-                None => std::future::pending().await,
+                Some(address) => loop {
+                    listen(address, &recorded, &board, &mut counters_at).await;
+                    sleep(RETRY).await;
+                },
+                None => std::future::pending::<()>().await,
             }
         };
         let changed = async {
@@ -58,7 +61,7 @@ pub(crate) async fn serve(recorded: Recorded, board: Board, mut settings: Settin
             }
         };
         tokio::select! {
-            () = served => sleep(RETRY).await,
+            () = served => {}
             () = changed => {}
         }
     }

@@ -325,6 +325,20 @@ mod tests {
     }
 
     #[test]
+    fn other_rules_hold_from_then_on_and_what_was_asked_for_still_counts() {
+        let mut door = Door::new();
+        let puzzle = door.ask(at(0));
+        let proof = worth(puzzle, 1, puzzle.effort);
+        door.gate.change(Admission::password("sesame"), Effort::CONTACT);
+        assert_eq!(door.show(at(1), 1, &proof), Err(Asks::Password));
+        door.gate.change(Admission::Puzzle(Effort { floor: 9, ..EFFORT }), Effort::CONTACT);
+        assert_eq!(door.ask(at(2)).effort, 9);
+        assert_eq!(door.show(at(2), 1, &proof), Ok(()), "who has solved what was asked is let in");
+        door.gate.change(Admission::Open, Effort::CONTACT);
+        assert_eq!(door.show(at(3), 2, &Proof::Nothing), Ok(()));
+    }
+
+    #[test]
     fn the_formula_is_that_of_the_documentation() {
         let effort = |rate: f64| EFFORT.at((rate * MINUTE as f64) as u64);
         for (rate, expected) in [(0.0, 4), (10.0, 4), (10.1, 5), (14.0, 5), (14.2, 6), (20.0, 6), (40.0, 8), (79.9, 10)]

@@ -56,6 +56,24 @@ fn the_incarnation_stays() {
 }
 
 #[test]
+fn a_store_says_how_it_stands_and_still_does_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    let health = store.health();
+    assert_eq!((health.queues(), health.bytes(), health.writable()), (0, 0, true));
+    assert_eq!(store.apply(at(1), &[create(1, 2), create(3, 4), send(2, 1, "0123456789")]).len(), 3);
+    let bytes = health.bytes();
+    assert!(health.queues() == 2 && bytes > 10, "{health:?}");
+    assert!(health.free_bytes() > 0);
+    drop(store);
+    let mut store = open(folder.path()).unwrap();
+    let health = store.health();
+    assert_eq!((health.queues(), health.bytes()), (2, bytes), "before anything is asked of it");
+    store.apply(at(1), &[ack(1, 1)]);
+    assert_eq!((health.queues(), health.bytes()), (2, 0));
+}
+
+#[test]
 fn a_newer_schema_is_refused_with_or_without_new_tables() {
     let tables = ["default", "queues", "index", "messages", "blobs", "expiry", "seals", "more"];
     for tables in [&tables[..7], &tables[..]] {

@@ -206,6 +206,24 @@ fn a_deleted_queue_is_gone_until_its_life_would_have_ended() {
 }
 
 #[test]
+fn other_limits_hold_from_then_on_and_take_nothing_away() {
+    each(&Limits { queue_quota: 3, max_queues: 1, ..limits() }, |rig| {
+        assert_eq!(rig.one(1, create(1, 11)), Created);
+        for n in 1..=3 {
+            assert_eq!(rig.one(1, send(11, n, "kept")), accepted(1, n));
+        }
+        assert_eq!(rig.one(1, create(2, 12)), Refused(NoSpace));
+        rig.store.set_limits(Limits { queue_quota: 2, max_queues: 2, ..limits() });
+        assert_eq!(rig.one(1, create(2, 12)), Created);
+        assert_eq!(rig.one(1, send(11, 4, "more")), Refused(Full));
+        assert_eq!(rig.one(1, read(1, 2)), message(3, "kept", 2), "what is held beyond them stays");
+        assert_eq!(rig.one(1, ack(1, 2)), Done);
+        assert_eq!(rig.one(1, send(11, 4, "more")), accepted(1, 4));
+        assert_eq!(rig.one(1, send(11, 5, "too much")), Refused(Full));
+    });
+}
+
+#[test]
 fn quotas_give_named_answers_and_acks_make_room() {
     let limits =
         Limits { queue_quota: 3, max_queues: 2, max_body: 1000, disk_quota_bytes: 4 * (1000 + 128), ..limits() };

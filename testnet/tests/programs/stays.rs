@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::process::Command;
 
 use posta_link::{Audience, Endpoint, LinkError, LinkKey};
 use posta_protocol::end_to_end::QueueAddress;
@@ -13,7 +14,7 @@ use posta_protocol::invitation::Offer;
 use posta_protocol::secret::Secret;
 use serde_json::Value;
 
-use crate::shared::{Running, fails_with, role, testnet};
+use crate::shared::{Running, fails_with, logs, role, testnet};
 
 fn json(line: &str) -> Value {
     serde_json::from_str(line).unwrap()
@@ -41,7 +42,18 @@ fn a_network_stays_until_it_is_told_to_go() {
 
     let network = net.join("network.toml");
     operators_look(&net);
-    people_talk(&network);
+    let relays = nodes["nodes"].as_array().unwrap().iter();
+    let relays = relays.filter(|node| !node["name"].as_str().unwrap().starts_with("authority"));
+    let pids: Vec<_> = relays.map(|node| node["pid"].to_string()).collect();
+    fs::create_dir(net.join("edge-1/conf.d")).unwrap();
+    fs::write(net.join("edge-1/conf.d/more.toml"), "[store]\nqueue_quota = 200\n").unwrap();
+    people_talk(&network, || {
+        let reloaded = Command::new("kill").arg("-HUP").args(&pids).status().unwrap();
+        assert!(reloaded.success() && pids.len() == 12);
+    });
+    let log = logs(&net).into_iter().find(|(name, _)| name.contains("edge-1")).unwrap().1;
+    assert!(log.contains("the configuration was reloaded: store.queue_quota"), "{log}");
+    operators_look(&net);
     strangers_are_told(&net, &network);
 
     let again = testnet().args(["up", "--dir", place]).output().unwrap();
@@ -68,7 +80,7 @@ fn operators_look(net: &Path) {
     }
 }
 
-fn people_talk(network: &Path) {
+fn people_talk(network: &Path, reload: impl Fn()) {
     let mut inviter = talk(network, &[]);
     let link = json(&inviter.until("invitation"))["link"].as_str().unwrap().to_owned();
     let mut joiner = talk(network, &["--join"]);
@@ -78,6 +90,13 @@ fn people_talk(network: &Path) {
     inviter.say("{\"send\": \"hello\"}");
     assert_eq!(json(&joiner.until("message\""))["text"], "hello");
     inviter.until("delivered");
+    // Every relay takes its configuration over while messages are on their way: none of them is lost.
+    for n in 0..5 {
+        inviter.say(&format!("{{\"send\": \"{n}\"}}"));
+        reload();
+        assert_eq!(json(&joiner.until("message\""))["text"], n.to_string());
+        inviter.until("delivered");
+    }
 
     // The link works once.
     let mut third = talk(network, &["--join"]);
