@@ -120,7 +120,7 @@ fn page(looked: &Result<Report, Failure>, past: &Past, (columns, rows): (usize, 
             drawn.push(String::new());
             for problem in &report.problems {
                 let colour = if problem.level == Level::Error { "31;1" } else { "33" };
-                let text = cut(&format!(" {:<12} {}", level(problem.level), problem.says), columns);
+                let text = cut(&format!(" {:<12} {}: {}", level(problem.level), problem.code, problem.says), columns);
                 drawn.push(painted(colour, &text));
             }
             if !report.problems.is_empty() {

@@ -79,7 +79,7 @@ fn text(report: &Report) -> String {
         let _ = writeln!(text, "{name:<12} {says}");
     }
     for problem in &report.problems {
-        let _ = writeln!(text, "{:<12} {}", level(problem.level), problem.says);
+        let _ = writeln!(text, "{:<12} {}: {}", level(problem.level), problem.code, problem.says);
     }
     text
 }
@@ -93,7 +93,7 @@ pub(super) const fn level(level: Level) -> &'static str {
 
 /// The relay's short name, what it does, and whether it is well.
 pub(super) fn title(report: &Report) -> String {
-    let relay = report.relay.get(..16).unwrap_or(&report.relay);
+    let relay = report.relay.get(..8).unwrap_or(&report.relay);
     let state = match report.state {
         State::Waiting => "waiting for the network",
         State::Running => "running",
@@ -240,11 +240,11 @@ mod tests {
         report.judge();
         let text = text(&report);
         for words in [
-            "relay abababababababab… running, not well\n",
+            "relay abababab… running, not well\n",
             "directory    listed in epoch 7, 1 min old, not valid any more\n",
             "descriptor   taken by 3 of 4 authorities\n",
             "dropped      3 refused",
-            "error        the newest consensus is not valid any more",
+            "error        consensus_expired: the newest consensus is not valid any more",
             "signing key  until 2030-03-17 17:46:40 UTC, renewed by itself\n",
         ] {
             assert!(text.contains(words), "{words:?} is not in\n{text}");
