@@ -22,7 +22,8 @@ use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::now::Mono;
 use posta_store::{Backups, Outcome, QueueStore, Refusal, RocksStore};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
@@ -195,10 +196,12 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });
+    let forks = Arc::new(Notify::new());
+    tokio::spawn(Arc::clone(&directory).look_for_forks(consensus.clone(), cache.clone(), Arc::clone(&forks)));
     tokio::spawn(Arc::clone(&directory).fetch(newest, cache));
     let (fill, fill_seen) = watch::channel(Fill::default());
-    let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
-    tokio::spawn(async move { fatal.send(posts.await).await });
+    let posts = posts(Arc::clone(&directory), Arc::clone(&signer), public_keys, consensus.clone(), fill_seen);
+    let posting = tokio::spawn(async move { fatal.send(posts.await).await }).abort_handle();
 
     let mut first = (consensus.clone(), rings.clone());
     let (held, ring) = tokio::select! {
@@ -222,6 +225,8 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
             rings,
             stopping,
             fill,
+            forks,
+            withdrawal: Leaving { directory, signer, posting },
             options,
         },
     )?;
@@ -272,7 +277,25 @@ struct Start {
     rings: watch::Receiver<Option<Ring>>,
     stopping: watch::Sender<bool>,
     fill: watch::Sender<Fill>,
+    forks: Arc<Notify>,
+    withdrawal: Leaving,
     options: Options,
+}
+
+/// What it takes to leave the consensus.
+struct Leaving {
+    directory: Arc<Directory>,
+    signer: Arc<Signer>,
+    /// Descriptors must not be posted any more: a newer one would bring the relay back.
+    posting: AbortHandle,
+}
+
+impl Leaving {
+    /// Withdraws the relay, beside everything else that ends.
+    async fn withdraw(self) {
+        self.posting.abort();
+        self.directory.withdraw(&self.signer).await;
+    }
 }
 
 /// The owner: the core, and the ways in and out.
@@ -290,6 +313,7 @@ struct Running {
     next_sweep: Mono,
     consensus: Held,
     stopping: watch::Sender<bool>,
+    withdrawal: Option<Leaving>,
     ports: Vec<Endpoint>,
     threads: Vec<JoinHandle<()>>,
     inputs: Inputs,
@@ -319,6 +343,8 @@ impl Running {
             rings,
             stopping,
             fill,
+            forks,
+            withdrawal,
             options,
         } = start;
         let clock = Clock::start();
@@ -357,6 +383,7 @@ impl Running {
             consensus: consensus.clone(),
             intake: intake.clone(),
             stopping: stop.clone(),
+            forks,
         };
         let (arrived, link_queue) = mpsc::channel(links::ARRIVED_QUEUE);
         tokio::spawn(links::accept(shared.clone(), arrived));
@@ -383,6 +410,7 @@ impl Running {
             next_sweep: Mono(0),
             consensus,
             stopping,
+            withdrawal: Some(withdrawal),
             ports,
             threads,
             inputs: Inputs { batches, outcomes, clients: client_queue, links: link_queue },

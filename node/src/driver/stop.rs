@@ -1,12 +1,12 @@
 //! The end in order: nothing more is taken in, and nothing is lost that needn't be.
 //!
+//! 0. The authorities are told that this relay goes, beside all that follows: the next consensus leaves it out.
 //! 1. Links and clients are no longer accepted or read; the workers peel what they have, sync their logs and end.
 //! 2. Delayed packets leave at their time, for [`crate::relay::STOP_DELAY`] at most; later ones were dropped and counted.
 //! 3. The store does what it was asked for, and answers go out.
 //! 4. Links hand over what they have taken, and close with the code that says it was meant.
 //!
-//! A second signal ends it at once: what is in memory is lost, nothing on disk is. The directory protocol has no
-//! withdrawal; a relay that stops is left out once its descriptor is too old.
+//! A second signal ends it at once: what is in memory is lost, nothing on disk is.
 
 use std::future::Future;
 use std::time::Duration;
@@ -41,6 +41,7 @@ impl Running {
     pub(super) async fn stop(mut self) {
         info!("stopping");
         self.stopping.send_replace(true);
+        let withdrawn = self.withdrawal.take().map(|leaving| tokio::spawn(leaving.withdraw()));
         self.core.handle(self.clock.now(), Event::Stop);
         if self.core.delayed() > 0 {
             info!("delayed packets are let out, for {} s at most", STOP_DELAY.as_secs());
@@ -88,6 +89,10 @@ impl Running {
             port.close();
             // So that those that held on are told.
             let _ = timeout(DRAIN, port.wait_idle()).await;
+        }
+        if let Some(withdrawn) = withdrawn {
+            // It has its own time limit.
+            let _ = withdrawn.await;
         }
         info!("stopped");
     }
