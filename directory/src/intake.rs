@@ -274,7 +274,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use posta_protocol::crypto::signature::SignKey;
-    use posta_protocol::document::{Certificate, Extensions, Purpose, Roles};
+    use posta_protocol::document::{Certificate, Extensions, Purpose, Roles, Withdrawal};
     use posta_protocol::ids::{LinkPublicKey, OperatorId, SigningPublicKey};
     use posta_protocol::secret::Secret;
 
@@ -362,5 +362,64 @@ mod tests {
             intake.offer(later, FROM, &descriptor(2, "127.0.0.1", later.wall + Duration::from_secs(600))),
             Err(Refusal::Untrusted)
         );
+    }
+
+    #[test]
+    fn a_flood_from_one_address_or_of_one_relay_leaves_room_for_others() {
+        let mut intake = Intake::new(true);
+        let from = |ip: &str| Some(ip.parse().unwrap());
+        for n in 0..MAX_POSTS_PER_ADDRESS {
+            assert_eq!(intake.offer(START, from("9.9.9.9"), &n.to_le_bytes()), Err(Refusal::Malformed));
+        }
+        let good = descriptor(1, "127.0.0.1", START.wall);
+        assert_eq!(intake.offer(START, from("9.9.9.9"), &good), Err(Refusal::Busy), "whatever it posts");
+        assert_eq!(intake.withdraw(START, from("9.9.9.9"), b"rubbish"), Err(Refusal::Busy));
+        assert_eq!(intake.offer(START, from("9.9.9.10"), &good), Ok(()), "another address");
+        // Whoever has an IPv6 address has a whole network of them.
+        for n in 0..MAX_POSTS_PER_ADDRESS {
+            let post = intake.offer(START, from(&format!("2620:fe::{n:x}")), &n.to_be_bytes());
+            assert_eq!(post, Err(Refusal::Malformed));
+        }
+        assert_eq!(intake.offer(START, from("2620:fe::ffff"), b"rubbish"), Err(Refusal::Busy));
+        assert_eq!(intake.offer(START, from("2620:fe:0:1::1"), b"rubbish"), Err(Refusal::Malformed));
+
+        // One relay that signs ever newer descriptors has one taken, from wherever it posts.
+        let mut taken = 0;
+        for n in 1..20_u64 {
+            let newer = descriptor(1, "127.0.0.1", Wall(START.wall.0 + n));
+            let ip = format!("9.9.8.{n}");
+            taken += u32::from(intake.offer(START, from(&ip), &newer).is_ok());
+        }
+        assert_eq!(taken, 0, "the first was a moment ago");
+        let later = START + MIN_REPOST;
+        let newer = descriptor(1, "127.0.0.1", later.wall);
+        assert_eq!(intake.offer(later, from("9.9.9.11"), &newer), Ok(()));
+    }
+
+    #[test]
+    fn a_withdrawn_relay_is_not_voted_for_until_it_says_something_newer() {
+        let mut intake = Intake::new(true);
+        let withdrawal = |n: u8, published| {
+            let key = |kind: u8| SignKey::from_seed(&Secret::new([kind + n; 32]));
+            let day = Duration::from_secs(86_400);
+            let (identity, signing) = (key(0), key(100));
+            let public = SigningPublicKey(signing.public());
+            let certificate = Certificate::issue(&identity, Purpose::Relay, public, START.wall - day, START.wall + day);
+            Withdrawal { certificate, published }.sign(&signing).unwrap()
+        };
+        let old = descriptor(1, "127.0.0.1", START.wall);
+        assert_eq!(intake.offer(START, FROM, &old), Ok(()));
+        assert_eq!(intake.withdraw(START, FROM, &withdrawal(2, START.wall)), Ok(()), "one that is not here");
+        let before = Wall(START.wall.0 - 1);
+        assert_eq!(intake.withdraw(START, FROM, &withdrawal(1, before)), Err(Refusal::Outdated), "a replayed one");
+        assert_eq!(intake.votes().len(), 1);
+        assert_eq!(intake.withdraw(START, FROM, &withdrawal(1, START.wall)), Ok(()));
+        assert!(intake.is_empty() && intake.votes().is_empty());
+        assert_eq!(intake.offer(START, FROM, &old), Err(Refusal::Outdated));
+        let later = START + Duration::from_secs(1);
+        assert_eq!(intake.offer(later, FROM, &descriptor(1, "127.0.0.1", later.wall)), Ok(()));
+        assert_eq!(intake.len(), 1);
+        let early = later.wall + Duration::from_secs(600);
+        assert_eq!(intake.withdraw(later, FROM, &withdrawal(1, early)), Err(Refusal::Untrusted), "from the future");
     }
 }

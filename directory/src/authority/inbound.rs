@@ -8,7 +8,7 @@ use posta_protocol::document::{
     UnverifiedVote, Vote,
 };
 use posta_protocol::ids::{AuthorityId, Epoch};
-use posta_protocol::now::Now;
+use posta_protocol::now::{Now, Wall};
 use posta_protocol::params::ROUND_EPOCHS_AHEAD;
 use rand_core::CryptoRng;
 
@@ -76,6 +76,16 @@ impl<R: CryptoRng> Authority<R> {
         if epoch.0 + 1 < current || epoch.0 > current + ROUND_EPOCHS_AHEAD { Err(Refusal::Round) } else { Ok(()) }
     }
 
+    /// Whether a message for an epoch says that it was written about then. Certificates are judged as of that time, so that
+    /// all come to the same result; without this, who has stolen a key after its expiry could go on with it by writing
+    /// an earlier date.
+    fn dated(&self, epoch: Epoch, published: Wall) -> Result<(), Refusal> {
+        let (length, margin) = (self.epoch_ms(), ROUND_EPOCHS_AHEAD + 1);
+        let start = epoch.0.saturating_mul(length);
+        let (first, last) = (start.saturating_sub(margin * length), start.saturating_add(margin * length));
+        if (first..=last).contains(&published.0) { Ok(()) } else { Err(Refusal::Untrusted) }
+    }
+
     /// The round that a message is for; made if need be, within the sender's bound.
     fn round_for(&mut self, now: Now, key: Key, sender: &AuthorityId) -> Result<&mut Round, Refusal> {
         self.in_time(now, key.0)?;
@@ -101,6 +111,7 @@ impl<R: CryptoRng> Authority<R> {
         if asked.is_some_and(|asked| asked != key) || voter == self.id {
             return Err(Refusal::Untrusted);
         }
+        self.dated(key.0, vote.published)?;
         self.learn(now, &vote);
         if let Some(newest) = &vote.newest {
             self.look_at_proof(now, newest);
@@ -123,6 +134,7 @@ impl<R: CryptoRng> Authority<R> {
             .and_then(|echo| echo.verify(&self.settings.authorities))
             .map_err(|_| Refusal::Untrusted)?;
         let (key, sender) = ((echo.epoch, echo.attempt), echo.sender());
+        self.dated(key.0, echo.published)?;
         self.round_for(now, key, &sender)?.put_echo(now.mono, sender, echo.votes, bytes.into());
         Ok(())
     }
@@ -135,6 +147,7 @@ impl<R: CryptoRng> Authority<R> {
         if leader(&self.settings.authorities, key) != Some(proposer) {
             return Err(Refusal::Untrusted);
         }
+        self.dated(key.0, proposal.published)?;
         // The first one: a leader that proposes two things spoils its round, and no other.
         self.round_for(now, key, &proposer)?.proposal.get_or_insert(proposal.votes);
         Ok(())

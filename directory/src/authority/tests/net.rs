@@ -318,6 +318,19 @@ impl Net {
         descriptor.sign(&keys.signing).unwrap().into_bytes()
     }
 
+    /// The keys of a relay.
+    pub(super) fn relay_keys(&self, i: usize) -> &Keys {
+        &self.relays[i]
+    }
+
+    /// Somebody posts this to everyone.
+    pub(super) fn post_to_all(&mut self, request: &Request) {
+        let body: Arc<[u8]> = request.encode().into();
+        for to in 0..self.nodes.len() {
+            self.send(usize::MAX, to, None, Arc::clone(&body));
+        }
+    }
+
     /// A relay posts to everyone.
     pub(super) fn post(&mut self, relay: usize) {
         let body: Arc<[u8]> = Request::PostDescriptor(self.descriptor(relay)).encode().into();
