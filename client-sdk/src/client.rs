@@ -52,6 +52,9 @@ pub enum StartError {
     /// The list of relays can't be believed.
     #[error("the list of relays is not to be trusted: {0}; check that network.toml is the right one")]
     Untrusted(Untrusted),
+    /// The network has too few relays for paths.
+    #[error("{0}")]
+    TooSmall(FetchError),
     /// No authority gave out a list of relays.
     #[error("no list of relays: {0}")]
     Fetch(FetchError),
@@ -185,7 +188,11 @@ async fn first_documents(sockets: &Sockets, clock: Clock, patience: Duration) ->
                 return Err(StartError::Clock { clock: wall, reason: "has expired already" });
             }
             Err(FetchError::Untrusted(e)) => return Err(StartError::Untrusted(e)),
-            Err(e) if Instant::now() >= until => return Err(StartError::Fetch(e)),
+            Err(e @ FetchError::Rules(_)) => return Err(StartError::Fetch(e)),
+            Err(e) if Instant::now() >= until => {
+                let small = matches!(e, FetchError::TooSmall(_));
+                return Err(if small { StartError::TooSmall(e) } else { StartError::Fetch(e) });
+            }
             Err(_) => sleep(START_RETRY).await,
         }
     }

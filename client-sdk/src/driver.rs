@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use posta_link::fetch::{FetchError, Network, fetch_consensus};
 use posta_link::{Endpoint, LinkPublicKey, LinkSender, Received};
-use posta_protocol::document::{Consensus, MixKeys};
+use posta_protocol::document::{Consensus, MixKeys, Succession, WrongLayers, verify_succession};
 use posta_protocol::frame::{Delivery, Frame, Hello};
 use posta_protocol::ids::{InboxId, RelayId};
 use posta_protocol::invitation::Link;
@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use crate::client::{CallError, Invited};
 use crate::session::Session;
-use crate::session::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, SendError};
+use crate::session::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, SendError, Warning};
 
 /// Calls of the application that wait; more make the caller wait.
 pub(crate) const CALL_QUEUE: usize = 64;
@@ -123,6 +123,8 @@ pub(crate) struct Driver {
     generation: u64,
     invitations: BTreeMap<ContactId, oneshot::Sender<Result<Invited, CallError>>>,
     consensus: Arc<Consensus>,
+    /// Why the newest documents were refused: said once.
+    refused: Option<WrongLayers>,
     fetching: bool,
     fetch_at: Instant,
     fetch_failures: u32,
@@ -152,6 +154,7 @@ impl Driver {
             generation: 0,
             invitations: BTreeMap::new(),
             consensus: Arc::new(consensus),
+            refused: None,
             // The documents are fresh: what the session asks for at its start is there.
             fetching: true,
             fetch_at: Instant::now(),
@@ -317,10 +320,21 @@ impl Driver {
         self.fetching = false;
         match result {
             Ok((consensus, mix_keys)) => {
+                let (held, known) = (&self.consensus, self.sockets.network.authorities());
+                if verify_succession(&consensus, held, known) == Ok(Succession::Break) {
+                    let (held, new) = (held.epoch().0, consensus.epoch().0);
+                    self.emit(ClientEvent::Warning(Warning::ChainBroken { held, new }));
+                }
+                self.refused = None;
                 self.consensus = Arc::new(consensus);
                 self.take_documents(mix_keys);
             }
             Err(e) => {
+                if let FetchError::TooSmall(wrong) | FetchError::Rules(wrong) = e
+                    && self.refused.replace(wrong) != Some(wrong)
+                {
+                    self.emit(ClientEvent::Warning(Warning::Refused(wrong)));
+                }
                 if !matches!(e, FetchError::NothingNewer) {
                     warn!("the list of relays was not renewed: {e}");
                 }

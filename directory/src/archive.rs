@@ -7,7 +7,7 @@
 //! signed        epoch (8) | valid after (8) | hash (32)
 //! newest        consensus | mix keys, one part for each key epoch
 //! descriptors   what relays have posted
-//! evidence/     pairs of signed documents that exclude each other
+//! evidence/     pairs of signed documents that exclude each other: EPOCH-HASH.evidence
 //! ```
 
 use std::fs::{self, File};
@@ -17,13 +17,11 @@ use std::sync::Arc;
 
 use posta_link::keys::atomic_write;
 use posta_protocol::codec::{Reader, Writer};
-use posta_protocol::document::{Authorities, Header};
+use posta_protocol::document::{Authorities, Evidence, Header};
 use posta_protocol::error::{Malformed, Untrusted};
 use posta_protocol::ids::{Epoch, Hash, KeyEpoch};
 use posta_protocol::now::Wall;
-use posta_protocol::params::{
-    MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_KEY_EPOCHS, MAX_MIX_KEYS_LEN, MAX_RELAYS, MAX_VOTE_LEN,
-};
+use posta_protocol::params::{MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_KEY_EPOCHS, MAX_MIX_KEYS_LEN, MAX_RELAYS};
 use posta_protocol::secret::Secret;
 use thiserror::Error;
 use tracing::warn;
@@ -174,20 +172,23 @@ impl Archive {
         self.write("descriptors", &w.finish())
     }
 
-    /// Keeps evidence, unless there is plenty.
+    /// Keeps evidence, unless there is plenty, and returns its file: for `posta-directory verify-evidence`.
     ///
     /// # Errors
     /// [`ArchiveError::Io`].
-    pub fn evidence(&self, one: &[u8], other: &[u8]) -> Result<(), ArchiveError> {
+    pub fn evidence(&self, evidence: &Evidence) -> Result<Option<PathBuf>, ArchiveError> {
         let folder = self.folder.join("evidence");
         let held = fs::read_dir(&folder).map_err(|source| ArchiveError::Io { path: folder, source })?.count();
-        if held >= MAX_EVIDENCE || one.len().max(other.len()) > MAX_VOTE_LEN {
-            return Ok(());
+        let short: String = evidence.hash().0.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let name = format!("evidence/{}-{short}.evidence", evidence.epoch().0);
+        let path = self.folder.join(&name);
+        if !path.exists() {
+            if held >= MAX_EVIDENCE {
+                return Ok(None);
+            }
+            self.write(&name, evidence.encode())?;
         }
-        let mut w = Writer::with_capacity(one.len() + other.len() + 8);
-        w.bounded(one);
-        w.bounded(other);
-        self.write(&format!("evidence/{held:04}"), &w.finish())
+        Ok(Some(path))
     }
 }
 
@@ -210,12 +211,18 @@ fn parse_descriptors(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use posta_protocol::crypto::signature::SignKey;
+    use posta_protocol::document::{
+        Authority, Certificate, ConsensusSignature, EvidenceKind, Purpose, Signature, UnverifiedEvidence,
+    };
+    use posta_protocol::ids::{AuthorityId, LinkPublicKey, SigningPublicKey};
+
     use super::*;
 
     fn authorities() -> Authorities {
-        Authorities::new(vec![posta_protocol::document::Authority {
-            id: posta_protocol::ids::AuthorityId([1; 32]),
-            link_key: posta_protocol::ids::LinkPublicKey([2; 32]),
+        Authorities::new(vec![Authority {
+            id: AuthorityId([1; 32]),
+            link_key: LinkPublicKey([2; 32]),
             addresses: vec![],
         }])
         .unwrap()
@@ -251,11 +258,29 @@ mod tests {
     }
 
     #[test]
-    fn evidence_is_bounded() {
+    fn evidence_is_kept_once_within_a_bound_and_can_be_verified_by_others() {
+        let key = |n| SignKey::from_seed(&Secret::new([n; 32]));
+        let (identity, signing) = (key(1), key(2));
+        let id = AuthorityId(identity.public());
+        let listed = Authority { id, link_key: LinkPublicKey([1; 32]), addresses: vec![] };
+        let known = Authorities::new(vec![listed]).unwrap();
+        let public = SigningPublicKey(signing.public());
+        let certificate = Certificate::issue(&identity, Purpose::Authority, public, Wall(0), Wall(u64::MAX));
+        let message = |epoch: u64, hash: u8| {
+            let header = Header { epoch: Epoch(epoch), valid_after: Wall(9), hash: Hash([hash; 32]) };
+            let signature = ConsensusSignature::sign(&header, certificate, &signing);
+            Signature { header, signature }.encode()
+        };
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(folder.path()).unwrap();
-        for n in 0..u8::try_from(MAX_EVIDENCE).unwrap() + 5 {
-            archive.evidence(&[n], &[n + 1]).unwrap();
+        for n in 0..MAX_EVIDENCE as u64 + 5 {
+            let evidence = Evidence::new(EvidenceKind::Signatures, &message(n, 1), &message(n, 2), &known).unwrap();
+            let path = archive.evidence(&evidence).unwrap();
+            assert_eq!(archive.evidence(&evidence).unwrap(), path, "the same again");
+            assert_eq!(path.is_some(), n < MAX_EVIDENCE as u64);
+            let Some(path) = path else { continue };
+            let read = fs::read(path).unwrap();
+            assert_eq!(UnverifiedEvidence::decode(&read).unwrap().verify(&known).unwrap(), evidence);
         }
         assert_eq!(fs::read_dir(folder.path().join("evidence")).unwrap().count(), MAX_EVIDENCE);
     }

@@ -1,6 +1,6 @@
 //! The authority's core: given the time, requests, answers and confirmations, it says what to do next.
 //!
-//! A round for an epoch goes vote → echo → gather → sign. A phase ends as soon as everything from all authorities is
+//! A round for an epoch goes vote → echo → propose → gather → sign. A phase ends as soon as everything from all authorities is
 //! in; at its deadline if enough is in; and else it waits, until the next epoch's round takes over. Normally a round
 //! begins in the middle of the epoch before. Without a valid consensus it begins at once, for the current epoch.
 //!
@@ -14,13 +14,14 @@ mod progress;
 mod round;
 mod schedule;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
-    Authorities, Certificate, Consensus, Header, Params, Reply, Request, Signature, UnverifiedConsensus,
-    UnverifiedMixKeys,
+    Authorities, Certificate, Consensus, Evidence, Header, Params, Reply, Request, RoundReport, Signature,
+    UnverifiedConsensus, UnverifiedMixKeys, VoteReport, VoteState,
 };
 use posta_protocol::error::{Malformed, Untrusted};
 use posta_protocol::geometry::Geometry;
@@ -126,6 +127,8 @@ pub enum Event {
         ticket: u64,
         /// The authority that asks, by its link key; `None` for anyone else.
         peer: Option<AuthorityId>,
+        /// Where it comes from, if the network says so.
+        from: Option<IpAddr>,
         /// What is asked.
         request: Request,
     },
@@ -167,8 +170,41 @@ pub enum Action {
     Record(Record),
     /// There is a new consensus: keep it.
     Publish(Arc<Published>),
-    /// Two signed things by one authority that exclude each other: keep them.
-    Evidence(Arc<[u8]>, Arc<[u8]>),
+    /// Signed things that exclude each other: keep them, and tell the operator.
+    Evidence(Evidence),
+}
+
+/// A round that has made a consensus, for whoever asks why a relay is in it or not.
+#[derive(Debug)]
+struct Ended {
+    report: RoundReport,
+    votes: BTreeMap<Hash, Arc<[u8]>>,
+}
+
+impl Ended {
+    fn new((epoch, attempt): Key, round: &Round) -> Self {
+        let state = |voter: &AuthorityId, hash: &Hash| {
+            if round.counted.contains(&(*voter, *hash)) {
+                VoteState::Counted
+            } else if round.cheats.contains(voter) {
+                VoteState::Twice
+            } else {
+                VoteState::NotCounted
+            }
+        };
+        let mut votes: BTreeMap<AuthorityId, VoteReport> = BTreeMap::new();
+        for voter in &round.cheats {
+            votes.insert(*voter, VoteReport { voter: *voter, hash: Hash([0; 32]), state: VoteState::Twice });
+        }
+        for (voter, ballot) in &round.votes {
+            let state = state(voter, &ballot.hash);
+            votes.insert(*voter, VoteReport { voter: *voter, hash: ballot.hash, state });
+        }
+        Self {
+            report: RoundReport { epoch, attempt, votes: votes.into_values().collect() },
+            votes: round.votes.values().map(|b| (b.hash, Arc::clone(&b.bytes))).collect(),
+        }
+    }
 }
 
 /// One authority.
@@ -192,8 +228,12 @@ pub struct Authority<R> {
     active: Option<Key>,
     /// Our vote, while it is being recorded.
     prepared: Option<(Key, Arc<[u8]>)>,
-    /// What we tallied last; signatures for it are counted even when its round is over.
-    outcome: Option<Outcome>,
+    /// What we tallied last, of each epoch; signatures are counted even when its round is over.
+    outcomes: BTreeMap<Epoch, Outcome>,
+    /// The round that made the newest consensus.
+    ended: Option<Ended>,
+    /// Evidence that was handed over.
+    accused: BTreeSet<Hash>,
     signatures: BTreeMap<Epoch, BTreeMap<AuthorityId, Signature>>,
     /// Descriptors that others had.
     fetched: BTreeMap<Hash, Held>,
@@ -236,7 +276,9 @@ impl<R: CryptoRng> Authority<R> {
             rounds: BTreeMap::new(),
             active: None,
             prepared: None,
-            outcome: None,
+            outcomes: BTreeMap::new(),
+            ended: None,
+            accused: BTreeSet::new(),
             signatures: BTreeMap::new(),
             fetched: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -261,8 +303,8 @@ impl<R: CryptoRng> Authority<R> {
     /// Takes in what happened.
     pub fn handle(&mut self, now: Now, event: Event) {
         match event {
-            Event::Request { ticket, peer, request } => {
-                let reply = self.answer(now, peer, request);
+            Event::Request { ticket, peer, from, request } => {
+                let reply = self.answer(now, peer, from, request);
                 self.actions.push_back(Action::Reply { ticket, reply });
             }
             Event::Answer { call, reply } => self.answered(now, call, reply),
@@ -322,15 +364,17 @@ impl<R: CryptoRng> Authority<R> {
         }
         let published = Arc::new(published);
         self.former = self.newest.replace(Arc::clone(&published));
+        let made_by = self.rounds.range((epoch, 0)..=(epoch, u32::MAX)).rfind(|(_, round)| !round.counted.is_empty());
+        if let Some((key, round)) = made_by {
+            self.ended = Some(Ended::new(*key, round));
+        }
         self.rounds.retain(|(e, _), _| *e > epoch);
         self.signatures.retain(|e, _| *e > epoch);
         self.resends.retain(|r| r.key.0 > epoch);
         if self.active.is_some_and(|(e, _)| e <= epoch) {
             self.active = None;
         }
-        if self.outcome.as_ref().is_some_and(|o| o.header.epoch <= epoch) {
-            self.outcome = None;
-        }
+        self.outcomes.retain(|of, _| *of > epoch);
         self.fetched.clear();
         self.asked.clear();
         self.not_before = now.mono;

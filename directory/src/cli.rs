@@ -1,16 +1,18 @@
 //! The command line.
 
+mod inspect;
+
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use posta_link::fetch::{FetchError, Network, fetch_consensus};
+use posta_link::fetch::{FetchError, fetch_signed};
 use posta_link::keys::KeyFileError;
 use posta_link::logs::{self, LogLevel};
 use posta_link::{AnyPeer, Audience, Endpoint, LinkError, exit};
@@ -80,6 +82,32 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Ask every authority what it holds, whether it took part in the newest round, and look for forks.
+    Status {
+        /// The file that lists all authorities.
+        #[arg(long, default_value = "network.toml")]
+        network: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What each authority said in the newest round, and why each relay is in the consensus or not.
+    Votes {
+        /// The file that lists all authorities.
+        #[arg(long, default_value = "network.toml")]
+        network: PathBuf,
+        /// Only relays whose identity begins with these hexadecimal digits.
+        #[arg(long)]
+        relay: Option<String>,
+    },
+    /// Check evidence against authorities, from whomever it comes, and say what it proves.
+    VerifyEvidence {
+        /// The evidence: a file from an authority's folder `evidence`, or a relay's folder `alarms`.
+        file: PathBuf,
+        /// The file that lists all authorities.
+        #[arg(long, default_value = "network.toml")]
+        network: PathBuf,
     },
 }
 
@@ -171,6 +199,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Run { config, log_level } => run(&config, log_level),
         Command::Show { network, json } => show(&network, json),
+        Command::Status { network, json } => inspect::status(&network, json),
+        Command::Votes { network, relay } => inspect::votes(&network, relay.as_deref()),
+        Command::VerifyEvidence { file, network } => inspect::verify_evidence(&network, &file),
     };
     match done {
         Ok(()) => ExitCode::from(exit::OK),
@@ -220,13 +251,11 @@ fn run(path: &Path, log_level: Option<LogLevel>) -> Result<(), Failure> {
 }
 
 fn show(path: &Path, json: bool) -> Result<(), Failure> {
-    let network = Network::load(path).map_err(|e| Failure::new(exit::USAGE, &e))?;
+    let network = inspect::load(path)?;
     let now = Clock::start().now().wall;
     let consensus = runtime()?.block_on(async {
-        let six = network.authorities().list().iter().flat_map(|a| &a.addresses).all(SocketAddr::is_ipv6);
-        let local = if six { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        let dialer = Endpoint::dialer(local, Audience::Directory, None)?;
-        let (consensus, _) = fetch_consensus(&network, &dialer, now, None).await?;
+        let dialer = inspect::dialer(&network)?;
+        let (consensus, _) = fetch_signed(&network, &dialer, now, None).await?;
         Ok::<_, Failure>(consensus)
     })?;
     if json {

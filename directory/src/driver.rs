@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::authority::{Action, Authority, Event, Record};
@@ -96,8 +97,16 @@ pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 
 /// What reaches the core.
 enum Input {
-    Request { peer: Option<AuthorityId>, request: Request, answer: oneshot::Sender<Reply<Arc<[u8]>>> },
-    Answer { call: u64, reply: Option<Reply> },
+    Request {
+        peer: Option<AuthorityId>,
+        from: Option<IpAddr>,
+        request: Request,
+        answer: oneshot::Sender<Reply<Arc<[u8]>>>,
+    },
+    Answer {
+        call: u64,
+        reply: Option<Reply>,
+    },
 }
 
 struct Outgoing {
@@ -166,10 +175,10 @@ impl Core {
             let event = match input {
                 None => Event::Timer,
                 Some(Input::Answer { call, reply }) => Event::Answer { call, reply },
-                Some(Input::Request { peer, request, answer }) => {
+                Some(Input::Request { peer, from, request, answer }) => {
                     self.tickets += 1;
                     self.answers.insert(self.tickets, answer);
-                    Event::Request { ticket: self.tickets, peer, request }
+                    Event::Request { ticket: self.tickets, peer, from, request }
                 }
             };
             self.authority.handle(self.clock.now(), event);
@@ -209,9 +218,12 @@ impl Core {
                     let descriptors = self.authority.descriptors();
                     self.on_disk(move |archive| archive.publish(&published, &descriptors)).await?;
                 }
-                Action::Evidence(one, other) => {
-                    warn!("an authority has signed two things that exclude each other: evidence is kept");
-                    self.on_disk(move |archive| archive.evidence(&one, &other)).await?;
+                Action::Evidence(evidence) => {
+                    let said = evidence.to_string();
+                    match self.on_disk(move |archive| archive.evidence(&evidence)).await? {
+                        Some(path) => error!("{said}: the proof is in {}", path.display()),
+                        None => error!("{said}: there is no room for another proof in the folder evidence"),
+                    }
                 }
             }
         }
@@ -219,13 +231,12 @@ impl Core {
     }
 
     /// Waits for the disk: nothing may overtake a record.
-    async fn on_disk(
+    async fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Archive) -> Result<(), ArchiveError> + Send + 'static,
-    ) -> Result<(), DriverError> {
+        work: impl FnOnce(&Archive) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<T, DriverError> {
         let archive = Arc::clone(&self.archive);
-        tokio::task::spawn_blocking(move || work(&archive)).await.map_err(|_| DriverError::Task)??;
-        Ok(())
+        Ok(tokio::task::spawn_blocking(move || work(&archive)).await.map_err(|_| DriverError::Task)??)
     }
 }
 
@@ -295,6 +306,7 @@ async fn accept(endpoint: Endpoint, authorities: Authorities, inputs: mpsc::Send
 /// Answers the requests of one connection.
 async fn answer(connection: Connection, peer: Option<AuthorityId>, inputs: mpsc::Sender<Input>) {
     let max = if peer.is_some() { Request::MAX_AUTHORITY_LEN } else { Request::MAX_LEN };
+    let from = Some(connection.address());
     let clock = Clock::start();
     let (mut left, mut refilled) = (STRANGER_BURST, clock.now().mono);
     // QUIC bounds how many requests a connection has open, and each holds one reply.
@@ -316,7 +328,7 @@ async fn answer(connection: Connection, peer: Option<AuthorityId>, inputs: mpsc:
                 Err(_) => Reply::Refused(Refusal::Malformed),
                 Ok(request) => {
                     let (answer, answered) = oneshot::channel();
-                    if inputs.send(Input::Request { peer, request, answer }).await.is_err() {
+                    if inputs.send(Input::Request { peer, from, request, answer }).await.is_err() {
                         return;
                     }
                     let Ok(reply) = answered.await else { return };

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use posta_protocol::crypto::context::DESCRIPTOR;
 use posta_protocol::crypto::hash;
-use posta_protocol::document::{Descriptor, Refusal, UnverifiedDescriptor, VotedRelay, is_public};
+use posta_protocol::document::{
+    Descriptor, Refusal, UnverifiedDescriptor, UnverifiedWithdrawal, VotedRelay, is_public,
+};
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{Hash, RelayId};
 use posta_protocol::now::{Mono, Now, Wall};
@@ -18,6 +20,8 @@ pub use posta_protocol::params::MAX_RELAYS_PER_ADDRESS;
 pub const MIN_REPOST: Duration = Duration::from_millis(100);
 /// Descriptors verified in one second at most; more are refused with `busy`. Verifying one takes about 0.2 ms.
 pub const MAX_POSTS_PER_SECOND: u32 = 1_000;
+/// Of these, from one IPv4 address or IPv6 /64 at most: two relays may share one, and each posts a few times an epoch.
+pub const MAX_POSTS_PER_ADDRESS: u32 = 32;
 
 /// A descriptor that was accepted.
 #[derive(Clone, Debug)]
@@ -65,6 +69,11 @@ pub struct Intake {
     by_address: BTreeMap<IpAddr, BTreeSet<RelayId>>,
     second: u64,
     posts: u32,
+    /// Posts of this second by whom they came from; not longer than there are posts.
+    posts_from: BTreeMap<IpAddr, u32>,
+    /// Relays that were held and have withdrawn, and when: descriptors that are not newer are refused. At most
+    /// [`MAX_RELAYS`], for as long as such descriptors could be listed.
+    withdrawn: BTreeMap<RelayId, Wall>,
 }
 
 impl Intake {
@@ -78,6 +87,8 @@ impl Intake {
             by_address: BTreeMap::new(),
             second: 0,
             posts: 0,
+            posts_from: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
         }
     }
 
@@ -93,28 +104,58 @@ impl Intake {
         self.slots.is_empty()
     }
 
-    /// Takes a descriptor in. One that is held already is accepted again without a change.
+    /// Takes a descriptor in that came from an address. One that is held already is accepted again without a change.
     ///
     /// # Errors
     /// The [`Refusal`] that the relay is told.
-    pub fn offer(&mut self, now: Now, bytes: &[u8]) -> Result<(), Refusal> {
+    pub fn offer(&mut self, now: Now, from: Option<IpAddr>, bytes: &[u8]) -> Result<(), Refusal> {
         if self.by_digest.contains_key(&hash(DESCRIPTOR, bytes)) {
             return Ok(());
         }
+        self.admit(now, from)?;
+        let descriptor = UnverifiedDescriptor::decode(bytes).and_then(|d| d.verify(now.wall)).map_err(refusal)?;
+        self.insert(Some(now.mono), Held::new(bytes, descriptor))
+    }
+
+    /// Takes a withdrawal: the relay is not voted for any more, until it posts a descriptor that is newer.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that the relay is told.
+    pub fn withdraw(&mut self, now: Now, from: Option<IpAddr>, bytes: &[u8]) -> Result<(), Refusal> {
+        self.admit(now, from)?;
+        let withdrawal = UnverifiedWithdrawal::decode(bytes).and_then(|w| w.verify(now.wall)).map_err(refusal)?;
+        let (id, published) = (withdrawal.identity(), withdrawal.published);
+        match self.slots.get(&id) {
+            Some(slot) if slot.newest.descriptor.published > published => return Err(Refusal::Outdated),
+            Some(_) if self.withdrawn.len() >= MAX_RELAYS => return Err(Refusal::Full),
+            Some(_) => {}
+            // Gone already, or never here: nobody can fill our memory with relays that don't exist.
+            None => return Ok(()),
+        }
+        self.remove(&id);
+        self.withdrawn.insert(id, published);
+        Ok(())
+    }
+
+    /// Counts a post, before anything is verified.
+    fn admit(&mut self, now: Now, from: Option<IpAddr>) -> Result<(), Refusal> {
         let second = now.mono.0 / 1_000_000;
         if second != self.second {
             (self.second, self.posts) = (second, 0);
+            self.posts_from.clear();
         }
-        self.posts += 1;
-        if self.posts > MAX_POSTS_PER_SECOND {
+        if self.posts >= MAX_POSTS_PER_SECOND {
             return Err(Refusal::Busy);
         }
-        let descriptor = UnverifiedDescriptor::decode(bytes).and_then(|d| d.verify(now.wall)).map_err(|e| match e {
-            Untrusted::Malformed(_) => Refusal::Malformed,
-            Untrusted::Version(_) => Refusal::Unsupported,
-            _ => Refusal::Untrusted,
-        })?;
-        self.insert(Some(now.mono), Held::new(bytes, descriptor))
+        if let Some(from) = from {
+            let posts = self.posts_from.entry(network_of(from)).or_default();
+            if *posts >= MAX_POSTS_PER_ADDRESS {
+                return Err(Refusal::Busy);
+            }
+            *posts += 1;
+        }
+        self.posts += 1;
+        Ok(())
     }
 
     /// Takes back what was held before a restart; what isn't valid any more is left out.
@@ -136,6 +177,9 @@ impl Intake {
             }
             None if self.slots.len() >= MAX_RELAYS => return Err(Refusal::Full),
             _ => {}
+        }
+        if self.withdrawn.get(&id).is_some_and(|at| *at >= held.descriptor.published) {
+            return Err(Refusal::Outdated);
         }
         let addresses = held.addresses();
         if held.descriptor.link_addresses.is_empty()
@@ -160,6 +204,7 @@ impl Intake {
         for ip in addresses {
             self.by_address.entry(ip).or_default().insert(id);
         }
+        self.withdrawn.remove(&id);
         self.slots.insert(id, Slot { newest: held, former, accepted: now });
         Ok(())
     }
@@ -188,6 +233,7 @@ impl Intake {
         for id in stale {
             self.remove(&id);
         }
+        self.withdrawn.retain(|_, at| *at >= oldest);
     }
 
     /// A descriptor by its digest: the newest of a relay, or the one before.
@@ -209,16 +255,34 @@ impl Intake {
     }
 }
 
+fn refusal(e: Untrusted) -> Refusal {
+    match e {
+        Untrusted::Malformed(_) => Refusal::Malformed,
+        Untrusted::Version(_) => Refusal::Unsupported,
+        _ => Refusal::Untrusted,
+    }
+}
+
+/// What counts as one address: whoever has an IPv6 address has all of its /64.
+fn network_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use posta_protocol::crypto::signature::SignKey;
-    use posta_protocol::document::{Certificate, Extensions, Purpose, Roles};
+    use posta_protocol::document::{Certificate, Extensions, Purpose, Roles, Withdrawal};
     use posta_protocol::ids::{LinkPublicKey, OperatorId, SigningPublicKey};
     use posta_protocol::secret::Secret;
 
     use super::*;
 
     const START: Now = Now { mono: Mono(0), wall: Wall(1_700_000_000_000) };
+
+    const FROM: Option<IpAddr> = None;
 
     fn descriptor(n: u8, ip: &str, published: Wall) -> Vec<u8> {
         let key = |kind| SignKey::from_seed(&Secret::new([kind + n; 32]));
@@ -246,10 +310,10 @@ mod tests {
         let mut intake = Intake::new(false);
         let later = START + Duration::from_secs(10);
         let (old, new) = (descriptor(1, "9.9.9.9", START.wall), descriptor(1, "9.9.9.9", later.wall));
-        assert_eq!(intake.offer(later, &new), Ok(()));
+        assert_eq!(intake.offer(later, FROM, &new), Ok(()));
         let after = later + MIN_REPOST;
-        assert_eq!(intake.offer(after, &old), Err(Refusal::Outdated), "a replayed one");
-        assert_eq!(intake.offer(after, &new), Ok(()), "the same one again");
+        assert_eq!(intake.offer(after, FROM, &old), Err(Refusal::Outdated), "a replayed one");
+        assert_eq!(intake.offer(after, FROM, &new), Ok(()), "the same one again");
         assert_eq!(intake.len(), 1);
     }
 
@@ -258,9 +322,9 @@ mod tests {
         let mut intake = Intake::new(false);
         let later = START + Duration::from_secs(10);
         let bytes: Vec<_> = [START.wall, later.wall].map(|at| descriptor(1, "9.9.9.9", at)).into();
-        assert_eq!(intake.offer(START, &bytes[0]), Ok(()));
-        assert_eq!(intake.offer(START, &bytes[1]), Err(Refusal::Busy), "too soon");
-        assert_eq!(intake.offer(later, &bytes[1]), Ok(()));
+        assert_eq!(intake.offer(START, FROM, &bytes[0]), Ok(()));
+        assert_eq!(intake.offer(START, FROM, &bytes[1]), Err(Refusal::Busy), "too soon");
+        assert_eq!(intake.offer(later, FROM, &bytes[1]), Ok(()));
         assert!(bytes.iter().all(|b| intake.get(&hash(DESCRIPTOR, b)).is_some()));
         assert_eq!(intake.votes()[0].digest, hash(DESCRIPTOR, &bytes[1]));
         intake.expire(later.wall + Duration::from_secs(1));
@@ -270,17 +334,17 @@ mod tests {
     #[test]
     fn at_most_two_relays_share_an_address_and_it_must_be_public() {
         let mut intake = Intake::new(false);
-        assert_eq!(intake.offer(START, &descriptor(1, "127.0.0.1", START.wall)), Err(Refusal::Address));
+        assert_eq!(intake.offer(START, FROM, &descriptor(1, "127.0.0.1", START.wall)), Err(Refusal::Address));
         for n in 1..=2 {
-            assert_eq!(intake.offer(START, &descriptor(n, "9.9.9.9", START.wall)), Ok(()));
+            assert_eq!(intake.offer(START, FROM, &descriptor(n, "9.9.9.9", START.wall)), Ok(()));
         }
-        assert_eq!(intake.offer(START, &descriptor(3, "9.9.9.9", START.wall)), Err(Refusal::Address));
+        assert_eq!(intake.offer(START, FROM, &descriptor(3, "9.9.9.9", START.wall)), Err(Refusal::Address));
         let later = START + Duration::from_secs(5);
-        assert_eq!(intake.offer(later, &descriptor(2, "9.9.9.10", later.wall)), Ok(()), "one moves away");
-        assert_eq!(intake.offer(later, &descriptor(3, "9.9.9.9", later.wall)), Ok(()));
+        assert_eq!(intake.offer(later, FROM, &descriptor(2, "9.9.9.10", later.wall)), Ok(()), "one moves away");
+        assert_eq!(intake.offer(later, FROM, &descriptor(3, "9.9.9.9", later.wall)), Ok(()));
         let mut test_network = Intake::new(true);
         for n in 1..=5 {
-            assert_eq!(test_network.offer(START, &descriptor(n, "127.0.0.1", START.wall)), Ok(()));
+            assert_eq!(test_network.offer(START, FROM, &descriptor(n, "127.0.0.1", START.wall)), Ok(()));
         }
     }
 
@@ -289,14 +353,73 @@ mod tests {
         let mut intake = Intake::new(true);
         let rubbish = |n: u32| n.to_le_bytes();
         for n in 0..MAX_POSTS_PER_SECOND {
-            assert_ne!(intake.offer(START, &rubbish(n)), Err(Refusal::Busy));
+            assert_ne!(intake.offer(START, FROM, &rubbish(n)), Err(Refusal::Busy));
         }
-        assert_eq!(intake.offer(START, &descriptor(1, "127.0.0.1", START.wall)), Err(Refusal::Busy));
+        assert_eq!(intake.offer(START, FROM, &descriptor(1, "127.0.0.1", START.wall)), Err(Refusal::Busy));
         let later = START + Duration::from_secs(1);
-        assert_eq!(intake.offer(later, &descriptor(1, "127.0.0.1", START.wall)), Ok(()));
+        assert_eq!(intake.offer(later, FROM, &descriptor(1, "127.0.0.1", START.wall)), Ok(()));
         assert_eq!(
-            intake.offer(later, &descriptor(2, "127.0.0.1", later.wall + Duration::from_secs(600))),
+            intake.offer(later, FROM, &descriptor(2, "127.0.0.1", later.wall + Duration::from_secs(600))),
             Err(Refusal::Untrusted)
         );
+    }
+
+    #[test]
+    fn a_flood_from_one_address_or_of_one_relay_leaves_room_for_others() {
+        let mut intake = Intake::new(true);
+        let from = |ip: &str| Some(ip.parse().unwrap());
+        for n in 0..MAX_POSTS_PER_ADDRESS {
+            assert_eq!(intake.offer(START, from("9.9.9.9"), &n.to_le_bytes()), Err(Refusal::Malformed));
+        }
+        let good = descriptor(1, "127.0.0.1", START.wall);
+        assert_eq!(intake.offer(START, from("9.9.9.9"), &good), Err(Refusal::Busy), "whatever it posts");
+        assert_eq!(intake.withdraw(START, from("9.9.9.9"), b"rubbish"), Err(Refusal::Busy));
+        assert_eq!(intake.offer(START, from("9.9.9.10"), &good), Ok(()), "another address");
+        // Whoever has an IPv6 address has a whole network of them.
+        for n in 0..MAX_POSTS_PER_ADDRESS {
+            let post = intake.offer(START, from(&format!("2620:fe::{n:x}")), &n.to_be_bytes());
+            assert_eq!(post, Err(Refusal::Malformed));
+        }
+        assert_eq!(intake.offer(START, from("2620:fe::ffff"), b"rubbish"), Err(Refusal::Busy));
+        assert_eq!(intake.offer(START, from("2620:fe:0:1::1"), b"rubbish"), Err(Refusal::Malformed));
+
+        // One relay that signs ever newer descriptors has one taken, from wherever it posts.
+        let mut taken = 0;
+        for n in 1..20_u64 {
+            let newer = descriptor(1, "127.0.0.1", Wall(START.wall.0 + n));
+            let ip = format!("9.9.8.{n}");
+            taken += u32::from(intake.offer(START, from(&ip), &newer).is_ok());
+        }
+        assert_eq!(taken, 0, "the first was a moment ago");
+        let later = START + MIN_REPOST;
+        let newer = descriptor(1, "127.0.0.1", later.wall);
+        assert_eq!(intake.offer(later, from("9.9.9.11"), &newer), Ok(()));
+    }
+
+    #[test]
+    fn a_withdrawn_relay_is_not_voted_for_until_it_says_something_newer() {
+        let mut intake = Intake::new(true);
+        let withdrawal = |n: u8, published| {
+            let key = |kind: u8| SignKey::from_seed(&Secret::new([kind + n; 32]));
+            let day = Duration::from_secs(86_400);
+            let (identity, signing) = (key(0), key(100));
+            let public = SigningPublicKey(signing.public());
+            let certificate = Certificate::issue(&identity, Purpose::Relay, public, START.wall - day, START.wall + day);
+            Withdrawal { certificate, published }.sign(&signing).unwrap()
+        };
+        let old = descriptor(1, "127.0.0.1", START.wall);
+        assert_eq!(intake.offer(START, FROM, &old), Ok(()));
+        assert_eq!(intake.withdraw(START, FROM, &withdrawal(2, START.wall)), Ok(()), "one that is not here");
+        let before = Wall(START.wall.0 - 1);
+        assert_eq!(intake.withdraw(START, FROM, &withdrawal(1, before)), Err(Refusal::Outdated), "a replayed one");
+        assert_eq!(intake.votes().len(), 1);
+        assert_eq!(intake.withdraw(START, FROM, &withdrawal(1, START.wall)), Ok(()));
+        assert!(intake.is_empty() && intake.votes().is_empty());
+        assert_eq!(intake.offer(START, FROM, &old), Err(Refusal::Outdated));
+        let later = START + Duration::from_secs(1);
+        assert_eq!(intake.offer(later, FROM, &descriptor(1, "127.0.0.1", later.wall)), Ok(()));
+        assert_eq!(intake.len(), 1);
+        let early = later.wall + Duration::from_secs(600);
+        assert_eq!(intake.withdraw(later, FROM, &withdrawal(1, early)), Err(Refusal::Untrusted), "from the future");
     }
 }

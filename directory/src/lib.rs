@@ -14,6 +14,7 @@
 //! | [`tally`], [`randomness`] | votes in, consensus out: pure, the same everywhere |
 //! | [`archive`] | what is on disk, above all what was signed |
 //! | [`driver`] | sockets, clocks, tasks |
+//! | [`show`], [`votes`] | a consensus, and what was said in its round, for people |
 //! | [`config`], [`cli`] | what an operator meets |
 
 pub mod archive;
@@ -25,3 +26,4 @@ pub mod intake;
 pub mod randomness;
 pub mod show;
 pub mod tally;
+pub mod votes;

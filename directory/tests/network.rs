@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use posta_directory::config::{Config, Setup};
 use posta_directory::driver::{Clock, serve};
-use posta_link::fetch::{FetchError, Network, fetch_consensus, post_descriptor};
+use posta_link::fetch::{FetchError, Network, fetch_consensus, fetch_signed, post_descriptor};
 use posta_link::{AnyPeer, Audience, Endpoint, LinkKey};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
@@ -151,7 +151,7 @@ async fn fetch_until(
 ) -> (Consensus, Vec<MixKeys>) {
     let asking = async {
         loop {
-            match fetch_consensus(&net.network, dialer, now(), None).await {
+            match fetch_signed(&net.network, dialer, now(), None).await {
                 Ok(found) if until(&found.0) => return found,
                 Ok(_) | Err(FetchError::NoConsensus | FetchError::NothingNewer | FetchError::Link(_)) => {}
                 Err(e) => panic!("{e}"),
@@ -172,6 +172,7 @@ async fn four_authorities_agree_a_posted_relay_appears_and_one_may_restart() {
         assert_eq!(post_descriptor(&net.network, &dialer, &descriptor(n)).await.unwrap(), 4);
     }
     let (first, parts) = fetch_until(&net, &dialer, Duration::from_secs(5), |_| true).await;
+    fetch_consensus(&net.network, &dialer, now(), None).await.unwrap();
     assert_eq!((first.relays().len(), parts.len()), (4, 3));
     let epoch = first.key_epoch_at(now());
     for position in Position::ALL {
@@ -231,6 +232,9 @@ async fn forged_descriptors_are_refused_and_unreachable_authorities_named() {
     assert!(matches!(e, FetchError::Refused(Refusal::Malformed | Refusal::Unsupported)), "{e}");
     assert_eq!(post_descriptor(&net.network, &dialer, &descriptor(1)).await.unwrap(), 1);
     fetch_until(&net, &dialer, Duration::from_secs(5), |c| c.relays().len() == 1).await;
+    let small = fetch_consensus(&net.network, &dialer, now(), None).await.unwrap_err();
+    assert!(matches!(small, FetchError::TooSmall(_)), "{small}");
+    assert!(small.to_string().starts_with("the network is too small: "), "{small}");
 
     let other = Authority {
         id: AuthorityId([9; 32]),

@@ -22,7 +22,7 @@ use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::now::Mono;
 use posta_store::{Backups, Health, Outcome, QueueStore, Refusal, RocksStore};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{self, mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
@@ -60,7 +60,7 @@ use self::notify::Notify;
 use self::reload::Reload;
 use self::replay_log::{BootId, LogOwner, ShardLog};
 use self::status::Status;
-use self::stop::Stop;
+use self::stop::{Leaving, Stop};
 use self::storage::StoreJob;
 use self::workers::{Batch, Intake};
 use crate::config::{Config, Role};
@@ -219,10 +219,12 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });
+    let forks = Arc::new(sync::Notify::new());
+    tokio::spawn(Arc::clone(&directory).look_for_forks(consensus.clone(), cache.clone(), Arc::clone(&forks)));
     tokio::spawn(Arc::clone(&directory).fetch(newest, cache));
     let (fill, fill_seen) = watch::channel(Fill::default());
     let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
-    tokio::spawn(async move { fatal.send(posts.await).await });
+    let posting = tokio::spawn(async move { fatal.send(posts.await).await }).abort_handle();
 
     notify.ready();
     tokio::spawn(attend::say_status(notify.clone(), board.clone()));
@@ -252,6 +254,8 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
             rings,
             stopping,
             fill,
+            forks,
+            withdrawal: Leaving { directory, state: config.state_dir.clone(), posting },
             options,
             board,
             notify,
@@ -277,6 +281,8 @@ struct Start {
     rings: watch::Receiver<Option<Ring>>,
     stopping: watch::Sender<bool>,
     fill: watch::Sender<Fill>,
+    forks: Arc<sync::Notify>,
+    withdrawal: Leaving,
     options: Options,
     board: Board,
     notify: Notify,
@@ -302,6 +308,7 @@ struct Running {
     notify: Notify,
     configs: Configs,
     received: u64,
+    withdrawal: Option<Leaving>,
     ports: Vec<Endpoint>,
     threads: Vec<JoinHandle<()>>,
     inputs: Inputs,
@@ -331,6 +338,8 @@ impl Running {
             rings,
             stopping,
             fill,
+            forks,
+            withdrawal,
             options,
             board,
             notify,
@@ -373,6 +382,7 @@ impl Running {
             intake: intake.clone(),
             stopping: stop.clone(),
             open: board.links(),
+            forks,
         };
         let (arrived, link_queue) = mpsc::channel(links::ARRIVED_QUEUE);
         tokio::spawn(links::accept(shared.clone(), arrived));
@@ -403,6 +413,7 @@ impl Running {
             notify,
             configs,
             received: 0,
+            withdrawal: Some(withdrawal),
             ports,
             threads,
             inputs: Inputs { batches, outcomes, clients: client_queue, links: link_queue },

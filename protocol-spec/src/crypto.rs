@@ -89,6 +89,12 @@ contexts! {
         SIGN_VOTE = "posta v1 sign vote",
         /// An authority's signature under its echo.
         SIGN_ECHO = "posta v1 sign echo",
+        /// An authority's signature under its proposal.
+        SIGN_PROPOSAL = "posta v1 sign proposal",
+        /// A relay's signature under its withdrawal.
+        SIGN_WITHDRAWAL = "posta v1 sign withdrawal",
+        /// The hash by which evidence is named.
+        EVIDENCE = "posta v1 evidence",
         /// A puzzle's statement for making a queue.
         PUZZLE_CREATE = "posta v1 puzzle create",
         /// A puzzle's statement for a message to a contact queue.

@@ -9,7 +9,10 @@
 //! | [`Certificate`] | an offline identity key | a signing key and a span of time |
 //! | [`Descriptor`] | a relay's signing key | |
 //! | [`Vote`], [`Echo`] | an authority's signing key | an epoch and an attempt |
+//! | [`Proposal`] | an authority's signing key | the echoes in it |
+//! | [`Withdrawal`] | a relay's signing key | |
 //! | [`Consensus`] | ⌊2n/3⌋ + 1 authorities, through its [`Header`] | the consensus before it |
+//! | [`Evidence`] | | two signed documents that exclude each other |
 //! | [`MixKeys`] | | its hash in the consensus |
 
 mod address;
@@ -17,32 +20,43 @@ mod authorities;
 mod certificate;
 mod consensus;
 mod descriptor;
+mod evidence;
 mod extensions;
 mod header;
 mod layers;
 mod mix_keys;
 mod parameters;
+mod proposal;
 mod randomness;
 mod request;
 mod role;
+mod round;
 #[cfg(test)]
 mod tests;
 mod vote;
+mod withdrawal;
 
 pub use address::is_public;
 pub use authorities::{Authorities, Authority};
 pub use certificate::{Certificate, Purpose};
 pub use consensus::{Consensus, ConsensusBody, KeyEpochPart, RelayEntry, UnverifiedConsensus};
 pub use descriptor::{Descriptor, SignedDescriptor, UnverifiedDescriptor};
+pub use evidence::{Evidence, EvidenceKind, UnverifiedEvidence};
 pub use extensions::Extensions;
 pub use header::{ConsensusSignature, Header, Signature, SignedHeader};
-pub use layers::{TooFewMixes, WrongLayers, cut, cut_deals, place, verify_layers, verify_random};
+pub use layers::{
+    Succession, TooFewMixes, WrongLayers, cut, cut_deals, place, verify_kept, verify_layers, verify_random,
+    verify_succession, verify_usable,
+};
 pub use mix_keys::{MixKeys, UnverifiedMixKeys};
 pub use parameters::{Params, Profile};
+pub use proposal::{Proposal, UnverifiedProposal};
 pub use randomness::{
     Closed, Cut, Deal, Origin, RandomItems, Reveal, SharedRandom, close_round, commits_close, deals_after,
     random_commit, random_value,
 };
 pub use request::{Refusal, Reply, Request};
 pub use role::{Position, Roles, legal};
+pub use round::{RoundReport, VoteReport, VoteState};
 pub use vote::{Echo, UnverifiedEcho, UnverifiedVote, Vote, VotedRelay};
+pub use withdrawal::{UnverifiedWithdrawal, Withdrawal};

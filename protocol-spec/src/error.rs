@@ -50,6 +50,9 @@ pub enum Untrusted {
     /// A part doesn't have the hash that binds it.
     #[error("{0} does not have the hash that the consensus gives")]
     Hash(&'static str),
+    /// Two documents are shown as evidence, and don't exclude each other.
+    #[error("the two documents do not exclude each other: this proves nothing")]
+    NoContradiction,
     /// The document speaks another protocol version or geometry.
     #[error("{0} is for another protocol version")]
     Version(&'static str),

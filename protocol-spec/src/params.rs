@@ -168,6 +168,8 @@ pub const MAX_EXTENSION_LEN: usize = 4 * 1024;
 pub const MAX_DESCRIPTOR_KEYS: usize = KEY_EPOCHS_AHEAD as usize + 2;
 /// Mixes that each layer has at least, unless the consensus sets it.
 pub const DEFAULT_LAYER_MIN: u64 = 2;
+/// Edges that a network has at least: a client's own, and another one for queues.
+pub const MIN_EDGES: usize = 2;
 /// Neither layer has less than this part of the mixes, whatever capacity they claim: a third.
 pub const LAYER_SMALLEST_PART: usize = 3;
 /// Epochs that a key epoch has at least: in one commits are written, in one counted, in one revealed; and one to spare.
@@ -176,6 +178,10 @@ pub const MIN_EPOCHS_PER_KEY_EPOCH: u64 = 4;
 pub const MAX_KEY_EPOCHS: usize = KEY_EPOCHS_AHEAD as usize + 1;
 /// Longest vote: 20,000 relays at 72 bytes, and some kilobytes besides.
 pub const MAX_VOTE_LEN: usize = 2 * 1024 * 1024;
+/// Longest proposal: 32 echoes of 2,283 bytes, and as many votes named.
+pub const MAX_PROPOSAL_LEN: usize = 128 * 1024;
+/// Longest evidence: two votes, and some bytes besides.
+pub const MAX_EVIDENCE_LEN: usize = 2 * MAX_VOTE_LEN + 16;
 /// Descriptors that one request between authorities asks for.
 pub const MAX_DESCRIPTORS_AT_ONCE: usize = 128;
 

@@ -179,6 +179,30 @@ numbers! {
 }
 
 numbers! {
+    /// Kinds of evidence: two signed things that exclude each other.
+    evidence: u8 {
+        /// Two consensuses for one epoch, each signed by enough authorities.
+        CONSENSUSES = 1,
+        /// Two votes of one authority in one round.
+        VOTES = 2,
+        /// Signatures of one authority under two headers for one epoch.
+        SIGNATURES = 3,
+    }
+}
+
+numbers! {
+    /// What became of a vote.
+    vote_state: u8 {
+        /// It counted.
+        COUNTED = 1,
+        /// Too few echoed it in time.
+        NOT_COUNTED = 2,
+        /// Its writer voted twice: none of its votes counted.
+        TWICE = 3,
+    }
+}
+
+numbers! {
     /// Requests to an authority.
     directory: u8 {
         /// Post a descriptor.
@@ -197,6 +221,12 @@ numbers! {
         SIGNATURE = 7,
         /// A vote, by hash (between authorities).
         GET_VOTE = 8,
+        /// A relay's withdrawal.
+        WITHDRAW = 9,
+        /// The leader's choice of the votes that count (between authorities).
+        PROPOSAL = 10,
+        /// What was said in the round that made the newest consensus.
+        GET_ROUND = 11,
     }
 }
 
@@ -353,6 +383,8 @@ mod tests {
         assert!(distinct(super::frame::ALL), "frame");
         assert!(distinct(super::stream::ALL), "stream");
         assert!(distinct(super::close::ALL), "close");
+        assert!(distinct(super::evidence::ALL), "evidence");
+        assert!(distinct(super::vote_state::ALL), "vote_state");
         assert!(distinct(super::directory::ALL), "directory");
         assert!(distinct(super::directory_answer::ALL), "directory_answer");
         assert!(distinct(super::refusal::ALL), "refusal");

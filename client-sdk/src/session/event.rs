@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posta_protocol::document::WrongLayers;
 use posta_protocol::document::{Consensus, MixKeys};
 use posta_protocol::frame::Delivery;
 use posta_protocol::ids::{InboxId, RelayId};
@@ -278,6 +279,19 @@ pub enum Warning {
     Fork {
         /// The contact.
         contact: ContactId,
+    },
+    /// The newest list of relays is well signed, and was refused; the one before is used until it expires.
+    #[error("the newest list of relays was refused: {0}")]
+    Refused(WrongLayers),
+    /// The newest list of relays does not build on the one before. It is used all the same.
+    #[error(
+        "the list of relays for epoch {new} does not build on the one for epoch {held}: the authorities may have been split"
+    )]
+    ChainBroken {
+        /// The epoch of the one before.
+        held: u64,
+        /// The epoch of the newest.
+        new: u64,
     },
     /// A queue is gone from its relay; the conversation goes on over the others.
     #[error("a relay has lost a queue of this contact; {left} of the queues that carry {direction} are left")]

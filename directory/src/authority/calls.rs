@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use posta_protocol::document::{Consensus, Refusal, Reply, Request, UnverifiedConsensus, UnverifiedDescriptor};
+use posta_protocol::document::{
+    Consensus, MixKeys, Refusal, Reply, Request, UnverifiedConsensus, UnverifiedDescriptor, UnverifiedMixKeys,
+};
 use posta_protocol::ids::{AuthorityId, Hash};
 use posta_protocol::now::{Mono, Now};
 use posta_protocol::params::{MAX_DESCRIPTORS_AT_ONCE, MAX_RELAYS};
@@ -30,7 +32,7 @@ pub(super) enum Call {
     /// The newest consensus.
     Consensus(AuthorityId),
     /// Mix keys of the consensus that is being caught up with.
-    Part(Hash),
+    Part(AuthorityId, Hash),
 }
 
 /// A message that didn't reach an authority.
@@ -47,6 +49,8 @@ pub(super) struct Resend {
 pub(super) struct Catching {
     consensus: Consensus,
     parts: BTreeMap<Hash, Arc<[u8]>>,
+    /// Others that have it too: the next is asked when one fails.
+    sources: Vec<AuthorityId>,
 }
 
 impl<R: CryptoRng> Authority<R> {
@@ -172,7 +176,7 @@ impl<R: CryptoRng> Authority<R> {
                 let _ = self.take_vote(now, Some(key), &bytes);
             }
             (Call::Consensus(peer), Some(Reply::Ok(bytes))) => self.catch_up(now, peer, &bytes),
-            (Call::Part(hash), reply) => self.take_part(now, hash, reply),
+            (Call::Part(peer, hash), reply) => self.take_part(now, peer, hash, reply),
             _ => {}
         }
     }
@@ -197,12 +201,20 @@ impl<R: CryptoRng> Authority<R> {
     fn catch_up(&mut self, now: Now, peer: AuthorityId, bytes: &[u8]) {
         let verified = UnverifiedConsensus::decode(bytes).and_then(|c| c.verify_signatures(&self.settings.authorities));
         let Ok(consensus) = verified else { return };
+        if let Some(catching) = &mut self.catching
+            && catching.consensus.hash() == consensus.hash()
+        {
+            if !catching.sources.contains(&peer) {
+                catching.sources.push(peer);
+            }
+            return;
+        }
         let best = self.catching.iter().map(|c| c.consensus.epoch()).fold(self.held_epoch(), Ord::max);
         if consensus.epoch() <= best {
             return;
         }
         let lacking: Vec<_> = consensus.key_epochs().iter().map(|part| part.mix_keys).collect();
-        self.catching = Some(Catching { consensus, parts: BTreeMap::new() });
+        self.catching = Some(Catching { consensus, parts: BTreeMap::new(), sources: Vec::new() });
         for hash in lacking {
             match self.find_part(&hash) {
                 Some(part) => {
@@ -210,7 +222,7 @@ impl<R: CryptoRng> Authority<R> {
                         catching.parts.insert(hash, part);
                     }
                 }
-                None => self.call(peer, Call::Part(hash), &Request::GetMixKeys(hash)),
+                None => self.call(peer, Call::Part(peer, hash), &Request::GetMixKeys(hash)),
             }
         }
         self.finish_catching(now);
@@ -219,21 +231,31 @@ impl<R: CryptoRng> Authority<R> {
     /// Mix keys that we hold already, or made ourselves.
     pub(super) fn find_part(&self, hash: &Hash) -> Option<Arc<[u8]>> {
         let held = self.newest.iter().chain(&self.former).flat_map(|p| &p.parts);
-        let made = self.outcome.iter().flat_map(|o| &o.parts);
+        let made = self.outcomes.values().flat_map(|o| &o.parts);
         held.chain(made).find(|(h, _)| h == hash).map(|(_, part)| Arc::clone(part))
     }
 
-    fn take_part(&mut self, now: Now, hash: Hash, reply: Option<Reply>) {
+    fn take_part(&mut self, now: Now, peer: AuthorityId, hash: Hash, reply: Option<Reply>) {
         let Some(catching) = &mut self.catching else { return };
         if !catching.consensus.key_epochs().iter().any(|part| part.mix_keys == hash) {
             return;
         }
-        if let Some(Reply::Ok(bytes)) = reply {
+        let whole = |bytes: &[u8]| {
+            let decoded = UnverifiedMixKeys::decode(bytes).map_err(Into::into);
+            decoded.and_then(|part| part.verify(&catching.consensus)).is_ok() && MixKeys::hash(bytes) == hash
+        };
+        if let Some(Reply::Ok(bytes)) = reply
+            && whole(&bytes)
+        {
             catching.parts.insert(hash, bytes.into());
             self.finish_catching(now);
-        } else {
-            // The next one asked may have all of it.
-            self.catching = None;
+            return;
+        }
+        // Another one who has the same consensus has all of it, if it is honest.
+        catching.sources.retain(|source| *source != peer);
+        match catching.sources.last().copied() {
+            Some(next) => self.call(next, Call::Part(next, hash), &Request::GetMixKeys(hash)),
+            None => self.catching = None,
         }
     }
 

@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
-use posta_protocol::document::{Consensus, ConsensusSignature, Echo, Extensions, Header, Request, Signature, Vote};
+use posta_protocol::document::{
+    Consensus, ConsensusSignature, Echo, Extensions, Header, Proposal, Request, Signature, Vote,
+};
 use posta_protocol::ids::{AuthorityId, Hash};
 use posta_protocol::now::{Mono, Now};
 use rand_core::CryptoRng;
 
-use super::round::{Ballot, Key, Phase, Round};
+use super::round::{Ballot, Key, Phase, Round, leader};
 use super::{Action, Authority, Published, Record};
 use crate::intake::Held;
-use crate::tally::{self, Counted};
+use crate::tally::{self, Counted, Outcome};
 
 /// Steps taken at once at most: a round has fewer.
 const MAX_STEPS: usize = 32;
+/// Epochs whose tallies are kept: somebody may prove later that one of them is signed, which must not be lost. Fewer than
+/// a third of liars can't spoil more epochs in a row, up to ten authorities.
+const MAX_OUTCOMES: usize = 4;
 
 impl<R: CryptoRng> Authority<R> {
     /// Goes on as far as possible.
@@ -68,22 +73,21 @@ impl<R: CryptoRng> Authority<R> {
         let over = round.over(now.mono, authorities, length);
         match round.phase {
             Phase::Idle => self.vote(now, key),
-            Phase::Vote if over => {
+            Phase::Vote if over || round.proposal.is_some() => {
                 self.echo(now, key);
                 true
             }
             Phase::Echo => {
-                if over {
-                    let enough = round.settle(authorities);
-                    round.enter(if enough { Phase::Gather } else { Phase::Failed }, now.mono);
-                    if !enough {
-                        self.failed(now);
-                    }
+                let done = over || round.proposal.is_some();
+                if done {
+                    round.settle(authorities);
+                    round.enter(Phase::Propose, now.mono);
                 } else {
                     self.ask_for_votes(now, key);
                 }
-                over
+                done
             }
+            Phase::Propose => self.propose(now, key),
             Phase::Gather => self.gather(now, key),
             Phase::Sign if round.deadline(length).is_some_and(|at| now.mono >= at) && self.spent != Some(target) => {
                 self.spent = Some(target);
@@ -130,6 +134,7 @@ impl<R: CryptoRng> Authority<R> {
                 let Some((_, bytes)) = self.prepared.take_if(|(prepared, _)| *prepared == key) else { return };
                 if let Some(round) = self.rounds.get_mut(&key) {
                     round.enter(Phase::Vote, now.mono);
+                    round.began = now.mono;
                     self.broadcast(key, &Request::Vote(bytes.to_vec()));
                 }
             }
@@ -148,11 +153,77 @@ impl<R: CryptoRng> Authority<R> {
             published: now.wall,
             votes: votes.clone(),
         };
-        round.put_echo(now.mono, self.id, votes);
-        round.enter(Phase::Echo, now.mono);
         let bytes = echo.sign(&self.key);
+        round.put_echo(now.mono, self.id, votes, bytes.as_slice().into());
+        round.enter(Phase::Echo, now.mono);
         self.broadcast(key, &Request::Echo(bytes));
         self.ask_for_votes(now, key);
+    }
+
+    /// Settles which votes count, as the leader proposes: as the leader, or by its proposal. If none comes in time, those
+    /// count that we have seen enough echoes of.
+    fn propose(&mut self, now: Now, key: Key) -> bool {
+        let authorities = &self.settings.authorities;
+        let leads = leader(authorities, key) == Some(self.id);
+        let need = authorities.threshold();
+        let proposed = if leads { self.proposable(key) } else { None };
+        let length = self.phase_length(now);
+        let Some(round) = self.rounds.get_mut(&key) else { return false };
+        let late = round.deadline(length).is_some_and(|at| now.mono >= at);
+        if let Some(votes) = proposed {
+            let echoes = round.echoes.values().map(|(_, bytes)| bytes.to_vec()).collect();
+            let proposal = Proposal {
+                certificate: self.settings.certificate,
+                epoch: key.0,
+                attempt: key.1,
+                published: now.wall,
+                votes: votes.clone(),
+                echoes,
+            };
+            round.counted = votes;
+            round.enter(Phase::Gather, now.mono);
+            let bytes = proposal.sign(&self.key);
+            self.broadcast(key, &Request::Proposal(bytes));
+            return true;
+        }
+        if let Some(votes) = round.proposal.take() {
+            round.counted = votes;
+            round.enter(Phase::Gather, now.mono);
+            return true;
+        }
+        if late {
+            let enough = round.counted.len() >= need;
+            round.enter(if enough { Phase::Gather } else { Phase::Failed }, now.mono);
+            if !enough {
+                self.failed(now);
+            }
+        } else if leads {
+            self.want_counted(now, key);
+            if now.mono >= self.next_ask {
+                self.ask_for_consensus(now);
+            }
+        }
+        late
+    }
+
+    /// Of the votes that count those that are here and whose base is: everybody else can get from us what they need.
+    fn proposable(&self, key: Key) -> Option<Vec<(AuthorityId, Hash)>> {
+        let round = self.rounds.get(&key)?;
+        let held = self.held_epoch();
+        let known = |header: &Header| {
+            let mut ours = self.newest.iter().chain(&self.former);
+            header.epoch < held || ours.any(|p| p.consensus.hash() == header.hash)
+        };
+        let usable = |ballot: &Ballot| ballot.vote.newest.as_ref().is_none_or(|newest| known(&newest.header));
+        let counted: Vec<_> = round
+            .counted
+            .iter()
+            .filter(|(voter, hash)| round.votes.get(voter).is_some_and(|b| b.hash == *hash && usable(b)))
+            .copied()
+            .collect();
+        let votes = counted.iter().filter_map(|(voter, _)| Some((*voter, &round.votes.get(voter)?.vote))).collect();
+        let enough = counted.len() >= self.settings.authorities.threshold() && self.find_base(&votes).is_ok();
+        enough.then_some(counted)
     }
 
     /// Fetches what the tally needs, and tallies.
@@ -177,7 +248,7 @@ impl<R: CryptoRng> Authority<R> {
                     );
                     if let Some(outcome) = outcome {
                         let header = outcome.header;
-                        self.outcome = Some(outcome);
+                        self.keep_outcome(outcome);
                         self.intend(now, key, header);
                         return true;
                     }
@@ -201,11 +272,12 @@ impl<R: CryptoRng> Authority<R> {
 
     /// Has the votes that count and aren't here asked for.
     fn want_counted(&mut self, now: Now, key: Key) {
+        let leader = leader(&self.settings.authorities, key);
         if let Some(round) = self.rounds.get_mut(&key) {
             for named in round.counted.clone() {
                 if round.votes.get(&named.0).is_none_or(|b| b.hash != named.1) {
-                    let sources = round.echoes.iter().filter(|(_, list)| list.contains(&named)).map(|(id, _)| *id);
-                    let sources = sources.collect();
+                    let echoed = round.echoes.iter().filter(|(_, (list, _))| list.contains(&named)).map(|(id, _)| *id);
+                    let sources = echoed.chain(leader).collect();
                     round.wanted.entry(named.1).or_insert((sources, now.mono));
                 }
             }
@@ -263,20 +335,38 @@ impl<R: CryptoRng> Authority<R> {
         self.broadcast(key, &Request::Signature(message.encode()));
     }
 
+    /// Keeps what we have tallied, and parts of mix keys that are the same only once.
+    fn keep_outcome(&mut self, mut outcome: Outcome) {
+        for (hash, part) in &mut outcome.parts {
+            if let Some(held) = self.find_part(hash) {
+                *part = held;
+            }
+        }
+        self.outcomes.insert(outcome.header.epoch, outcome);
+        while self.outcomes.len() > MAX_OUTCOMES {
+            self.outcomes.pop_first();
+        }
+    }
+
     /// Puts the consensus together as soon as enough have signed what we tallied.
     fn assemble(&mut self, now: Now) -> bool {
-        let Some(outcome) = &self.outcome else { return false };
-        let Some(of_epoch) = self.signatures.get(&outcome.header.epoch) else { return false };
-        let signatures: Vec<_> =
-            of_epoch.values().filter(|s| s.header == outcome.header).map(|s| s.signature).collect();
-        if signatures.len() < self.settings.authorities.threshold() {
-            return false;
-        }
-        let bytes = Consensus::assemble(&outcome.body, &signatures);
+        let need = self.settings.authorities.threshold();
+        let signed = |outcome: &Outcome| {
+            let of_epoch = self.signatures.get(&outcome.header.epoch)?;
+            let ours = of_epoch.values().filter(|s| s.header == outcome.header);
+            let signatures: Vec<_> = ours.map(|s| s.signature).collect();
+            (signatures.len() >= need).then_some((outcome.header, signatures))
+        };
+        let Some((header, signatures)) = self.outcomes.values().rev().find_map(signed) else { return false };
+        self.assemble_with(now, &header, &signatures)
+    }
+
+    /// Publishes what we have tallied for a header, with these signatures.
+    pub(super) fn assemble_with(&mut self, now: Now, header: &Header, signatures: &[ConsensusSignature]) -> bool {
+        let Some(outcome) = self.outcomes.remove(&header.epoch) else { return false };
+        let bytes = Consensus::assemble(&outcome.body, signatures);
         let parts = outcome.parts.iter().map(|(_, part)| Arc::clone(part)).collect();
-        let published = Published::new(&bytes, parts, &self.settings.authorities);
-        self.outcome = None;
-        match published {
+        match Published::new(&bytes, parts, &self.settings.authorities) {
             Ok(published) => {
                 self.publish(now, published);
                 true

@@ -10,8 +10,19 @@ use posta_protocol::now::Mono;
 
 use crate::tally::Counted;
 
+/// Votes that an echo names, by authority.
+pub(super) type Named = Vec<(AuthorityId, Hash)>;
+
 /// An epoch and an attempt at it.
 pub(super) type Key = (Epoch, u32);
+
+/// Who says which votes count in a round. It goes round with the epochs, so that fewer than a third of liars can spoil
+/// no more than as many epochs in a row; and with the attempts.
+pub(super) fn leader(authorities: &Authorities, (epoch, attempt): Key) -> Option<AuthorityId> {
+    let n = u64::try_from(authorities.len()).unwrap_or(1);
+    let turn = usize::try_from(epoch.0.wrapping_add(attempt.into()) % n).unwrap_or(0);
+    authorities.list().get(turn).map(|authority| authority.id)
+}
 
 /// Where this authority is in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +35,8 @@ pub(super) enum Phase {
     Vote,
     /// Echoes come in.
     Echo,
+    /// The leader's proposal is awaited; or, by the leader, what it takes to make one.
+    Propose,
     /// It is settled which votes count; descriptors or documents are still being fetched.
     Gather,
     /// Our signature is being recorded on disk.
@@ -55,10 +68,15 @@ pub(super) struct Round {
     pub(super) cheats: BTreeSet<AuthorityId>,
     /// Both votes of each cheat: the others must be shown them, or they would count one.
     pub(super) exposed: Vec<(Hash, Arc<[u8]>)>,
-    pub(super) echoes: BTreeMap<AuthorityId, Vec<(AuthorityId, Hash)>>,
+    /// Echoes, and their signed bytes.
+    pub(super) echoes: BTreeMap<AuthorityId, (Named, Arc<[u8]>)>,
+    /// What the leader has proposed.
+    pub(super) proposal: Option<Named>,
+    /// When our vote was sent.
+    pub(super) began: Mono,
     /// Votes that others have seen and we haven't: who has them, and when to ask (again).
     pub(super) wanted: BTreeMap<Hash, (BTreeSet<AuthorityId>, Mono)>,
-    pub(super) counted: Vec<(AuthorityId, Hash)>,
+    pub(super) counted: Named,
 }
 
 /// What became of a vote that was put in.
@@ -80,6 +98,8 @@ impl Round {
             cheats: BTreeSet::new(),
             exposed: Vec::new(),
             echoes: BTreeMap::new(),
+            proposal: None,
+            began: now,
             wanted: BTreeMap::new(),
             counted: Vec::new(),
         }
@@ -134,7 +154,7 @@ impl Round {
     }
 
     /// Takes an echo in, the first of each authority, and notes which votes we lack.
-    pub(super) fn put_echo(&mut self, now: Mono, sender: AuthorityId, list: Vec<(AuthorityId, Hash)>) {
+    pub(super) fn put_echo(&mut self, now: Mono, sender: AuthorityId, list: Named, bytes: Arc<[u8]>) {
         if self.echoes.contains_key(&sender) {
             return;
         }
@@ -144,7 +164,7 @@ impl Round {
                 self.wanted.entry(*hash).or_insert_with(|| (BTreeSet::new(), now)).0.insert(sender);
             }
         }
-        self.echoes.insert(sender, list);
+        self.echoes.insert(sender, (list, bytes));
     }
 
     /// Whether the phase is over: everything is in, or it is late enough and enough is in. Without a quorum a phase
@@ -169,6 +189,8 @@ impl Round {
     pub(super) fn deadline(&self, length: Duration) -> Option<Mono> {
         match self.phase {
             Phase::Vote | Phase::Echo => self.quorum.map(|quorum| (self.since + length).max(quorum + length / 4)),
+            // An honest leader may wait to the end of both phases before, whatever others keep back from it.
+            Phase::Propose => Some((self.began + length * 5 / 2).max(self.since + length / 4)),
             Phase::Gather | Phase::Sign => Some(self.since + length),
             _ => None,
         }
@@ -177,7 +199,7 @@ impl Round {
     /// Settles which votes count: those whose hash enough authorities have echoed, but for known cheats.
     pub(super) fn settle(&mut self, authorities: &Authorities) -> bool {
         let mut seen: BTreeMap<(AuthorityId, Hash), usize> = BTreeMap::new();
-        for named in self.echoes.values().flatten() {
+        for named in self.echoes.values().flat_map(|(list, _)| list) {
             *seen.entry(*named).or_default() += 1;
         }
         let need = authorities.threshold();

@@ -4,3 +4,4 @@ mod attacks;
 mod net;
 mod randomness;
 mod rounds;
+mod simulation;

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posta_link::Endpoint;
-use posta_link::fetch::{FetchError, Network, fetch_consensus, post_descriptor};
+use posta_link::fetch::{FetchError, Network, fetch_consensus, look_for_forks, post_descriptor, withdraw};
 use posta_protocol::crypto::xwing::KemPublicKey;
-use posta_protocol::document::{Consensus, Descriptor, Extensions, Refusal};
+use posta_protocol::document::{Consensus, Descriptor, Extensions, Refusal, Succession, Withdrawal, verify_succession};
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::now::Wall;
 use posta_protocol::params::RELAY_CLOCK_SKEW;
 use rand::RngExt;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::board::{Board, Settings};
@@ -37,6 +37,10 @@ const LATE_MIN: Duration = Duration::from_millis(250);
 const LATE_MAX: Duration = Duration::from_secs(300);
 /// How often the wall clock is looked at while waiting for a key epoch's turn: it may be set meanwhile.
 const CLOCK_LOOK: Duration = Duration::from_secs(30);
+/// Between two searches for forks.
+const FORK_PAUSE: Duration = Duration::from_secs(60);
+/// How long a stopping relay waits for the authorities.
+pub(crate) const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
 
 /// Public mix keys, as the descriptor carries them.
 pub(crate) type PublicKeys = Vec<(KeyEpoch, KemPublicKey)>;
@@ -111,6 +115,9 @@ impl Directory {
                     self.look_at(&consensus, held.is_none());
                     said.clear();
                     let consensus = Arc::new(consensus);
+                    if let Some(held) = &held {
+                        self.look_at_chain(&consensus, held, &cache);
+                    }
                     // Before anyone acts on it: a relay that must start again because of it starts with it.
                     keep(&cache, &consensus, held).await;
                     newest.send_replace(Some(consensus));
@@ -136,6 +143,49 @@ impl Directory {
                 }
             };
             sleep(wait).await;
+        }
+    }
+
+    /// A break in the chain is an alarm: both documents are kept, and the newer one is used.
+    fn look_at_chain(&self, new: &Consensus, held: &Consensus, cache: &Cache) {
+        if verify_succession(new, held, self.network.authorities()) != Ok(Succession::Break) {
+            return;
+        }
+        error!(
+            "the consensus of epoch {} does not build on the one of epoch {} that was held: the authorities may have been \
+             split; both are kept in the folder alarms: show them to the authorities' operators",
+            new.epoch().0,
+            held.epoch().0
+        );
+        if let Err(e) = cache.keep_break(held, new) {
+            warn!("they can't be kept: {e}");
+        }
+    }
+
+    /// Another relay holds another consensus of our epoch: looks for the proof, and keeps it.
+    pub(crate) async fn look_for_forks(self: Arc<Self>, consensus: Held, cache: Cache, forks: Arc<Notify>) {
+        loop {
+            forks.notified().await;
+            let Some(held) = consensus.borrow().clone() else { continue };
+            if let Some(evidence) = look_for_forks(&self.network, &self.dialer, held.epoch(), Some(&held)).await {
+                match cache.keep_evidence(&evidence) {
+                    Ok(path) => error!("{evidence}: the proof is in {}", path.display()),
+                    Err(e) => error!("{evidence}: the proof can't be kept: {e}"),
+                }
+            }
+            sleep(FORK_PAUSE).await;
+        }
+    }
+
+    /// Tells the authorities that this relay goes, so that the next consensus leaves it out. Takes [`WITHDRAW_WITHIN`] at
+    /// most; what comes of it is only told in the log, for the relay stops anyway.
+    pub(crate) async fn withdraw(&self, signer: &Signer) {
+        let withdrawal = Withdrawal { certificate: *signer.keys.certificate(), published: wall() };
+        let Ok(bytes) = withdrawal.sign(signer.keys.signing()) else { return };
+        match timeout(WITHDRAW_WITHIN, withdraw(&self.network, &self.dialer, &bytes)).await {
+            Ok(Ok(accepted)) => info!("withdrawn: {accepted} authorities know that this relay stops"),
+            Ok(Err(e)) => warn!("no authority was told that this relay stops: {e}"),
+            Err(_) => warn!("no authority could be told in time that this relay stops"),
         }
     }
 

@@ -12,7 +12,7 @@ use posta_protocol::frame::Hello;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::packet::Packet;
 use rand::RngExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, warn};
 
 use super::board::LinkCounts;
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) intake: Intake,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) open: LinkCounts,
+    /// Told when a peer holds another consensus for our epoch.
+    pub(crate) forks: Arc<Notify>,
 }
 
 impl Shared {
@@ -272,6 +274,7 @@ impl PeerTask {
         let Some(ours) = self.shared.newest() else { return };
         if theirs.epoch == ours.epoch() && theirs.consensus != ours.hash() {
             warn!("relay {} holds another consensus for the same epoch: the authorities are split", self.id.short());
+            self.shared.forks.notify_one();
         }
     }
 }

@@ -1,30 +1,56 @@
 //! The end in order: nothing more is taken in, and nothing is lost that needn't be.
 //!
+//! 0. The authorities are told that this relay goes, beside all that follows: the next consensus leaves it out.
 //! 1. Links and clients are no longer accepted or read; the workers peel what they have, sync their logs and end.
 //! 2. Delayed packets leave at their time, for [`crate::relay::STOP_DELAY`] at most; later ones were dropped and counted.
 //! 3. The store does what it was asked for, and answers go out.
 //! 4. Links hand over what they have taken, and close with the code that says it was meant.
 //!
-//! A second signal ends it at once: what is in memory is lost, nothing on disk is. The directory protocol has no
-//! withdrawal; a relay that stops is left out once its descriptor is too old.
+//! A second signal ends it at once: what is in memory is lost, nothing on disk is.
 
 use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::now::Mono;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::spawn_blocking;
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{sleep_until, timeout};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Running;
+use super::clock::wall;
+use super::directory::{Directory, Signer};
 use crate::failure::Failure;
+use crate::keys::Keys;
 use crate::relay::{Action, Event, STOP_DELAY};
 
 /// How long the links of a port may take at the end to hand over what they have taken.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long everything together may take; a disk that doesn't answer holds nobody up for longer.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// What it takes to leave the consensus.
+pub(super) struct Leaving {
+    pub(super) directory: Arc<Directory>,
+    /// Where the keys lie: the signing key may have been renewed since the start.
+    pub(super) state: PathBuf,
+    /// Descriptors must not be posted any more: a newer one would bring the relay back.
+    pub(super) posting: AbortHandle,
+}
+
+impl Leaving {
+    /// Withdraws the relay, beside everything else that ends.
+    pub(super) async fn withdraw(self) {
+        self.posting.abort();
+        let state = self.state;
+        match spawn_blocking(move || Keys::open(&state, wall())).await {
+            Ok(Ok(keys)) => self.directory.withdraw(&Signer { keys }).await,
+            _ => warn!("no authority can be told that this relay stops: its keys can't be read"),
+        }
+    }
+}
 
 /// Waits for the end, for a second signal, or until it takes too long.
 pub(super) async fn within_bounds(end: impl Future<Output = ()>, signals: &mut Stop) -> Result<(), Failure> {
@@ -43,6 +69,7 @@ impl Running {
         self.board.stopping();
         self.notify.stopping();
         self.stopping.send_replace(true);
+        let withdrawn = self.withdrawal.take().map(|leaving| tokio::spawn(leaving.withdraw()));
         self.core.handle(self.clock.now(), Event::Stop);
         if self.core.delayed() > 0 {
             info!("delayed packets are let out, for {} s at most", STOP_DELAY.as_secs());
@@ -90,6 +117,10 @@ impl Running {
             port.close();
             // So that those that held on are told.
             let _ = timeout(DRAIN, port.wait_idle()).await;
+        }
+        if let Some(withdrawn) = withdrawn {
+            // It has its own time limit.
+            let _ = withdrawn.await;
         }
         info!("stopped");
     }

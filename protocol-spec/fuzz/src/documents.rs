@@ -156,6 +156,9 @@ pub(crate) fn request_seeds() -> Vec<Vec<u8>> {
         Request::Echo(vec![4]),
         Request::Signature(vec![5]),
         Request::GetVote(Hash([6; 32])),
+        Request::Withdraw(vec![7]),
+        Request::Proposal(vec![8]),
+        Request::GetRound,
     ]
     .map(|request| request.encode())
     .into()

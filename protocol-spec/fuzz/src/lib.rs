@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 pub mod control;
 mod documents;
 mod invitations;
+mod later;
 mod links;
 mod mutated;
 mod onion;
@@ -45,6 +46,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "descriptor", max_len: 9 * 1024, run: signed::descriptor, seeds: signed::descriptor_seeds },
     Target { name: "vote", max_len: 8 * 1024, run: signed::vote, seeds: signed::vote_seeds },
     Target { name: "echo", max_len: 4 * 1024, run: signed::echo, seeds: signed::echo_seeds },
+    Target { name: "withdrawal", max_len: 512, run: later::withdrawal, seeds: later::withdrawal_seeds },
+    Target { name: "proposal", max_len: 8 * 1024, run: later::proposal, seeds: later::proposal_seeds },
+    Target { name: "evidence", max_len: 8 * 1024, run: later::evidence, seeds: later::evidence_seeds },
+    Target { name: "round_report", max_len: 4 * 1024, run: later::round_report, seeds: later::round_report_seeds },
     Target { name: "consensus", max_len: 16 * 1024, run: signed::consensus, seeds: signed::consensus_seeds },
     Target { name: "parameters", max_len: 4 * 1024, run: parts::parameters, seeds: parts::parameters_seeds },
     Target { name: "extensions", max_len: 8 * 1024, run: parts::extensions, seeds: parts::extensions_seeds },
@@ -73,14 +78,18 @@ pub const COVERS: &[(&str, &[&str])] = &[
     ("document/certificate.rs", &["certificate"]),
     ("document/consensus.rs", &["consensus"]),
     ("document/descriptor.rs", &["descriptor"]),
+    ("document/evidence.rs", &["evidence"]),
     ("document/extensions.rs", &["extensions"]),
     ("document/header.rs", &["signature", "consensus", "vote"]),
     ("document/mix_keys.rs", &["mix_keys"]),
     ("document/parameters.rs", &["parameters"]),
+    ("document/proposal.rs", &["proposal"]),
     ("document/request.rs", &["request", "reply"]),
+    ("document/round.rs", &["round_report"]),
     ("document/role.rs", &["consensus", "descriptor"]),
     ("document/randomness.rs", &["vote", "consensus"]),
     ("document/vote.rs", &["vote", "echo"]),
+    ("document/withdrawal.rs", &["withdrawal"]),
     ("end_to_end.rs", &["content", "sealed_box"]),
     ("frame.rs", &["frame"]),
     ("geometry.rs", &["geometry"]),

@@ -26,14 +26,14 @@ const ROUND_END: usize = CERTIFICATE_AT + Certificate::LEN + 8 + 4 + 8;
 const VOUCHED_LEN: usize = Certificate::LEN + SIGNATURE_LEN;
 
 /// Puts our certificate in; `None` if there isn't room.
-fn certified(bytes: &mut [u8], signer: &Signer, purpose: Purpose) -> Option<()> {
+pub(crate) fn certified(bytes: &mut [u8], signer: &Signer, purpose: Purpose) -> Option<()> {
     let at = bytes.get_mut(CERTIFICATE_AT..CERTIFICATE_AT + Certificate::LEN)?;
     at.copy_from_slice(&signer.certificate(purpose).encode());
     Some(())
 }
 
 /// Replaces the signature at the end.
-fn resigned(bytes: &mut [u8], signer: &Signer, context: &'static str) -> Option<()> {
+pub(crate) fn resigned(bytes: &mut [u8], signer: &Signer, context: &'static str) -> Option<()> {
     let (signed, signature) = bytes.split_last_chunk_mut::<SIGNATURE_LEN>()?;
     *signature = signer.key.sign(context, signed);
     Some(())

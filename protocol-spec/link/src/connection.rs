@@ -1,6 +1,7 @@
 //! A finished handshake, and the requests and replies of a directory connection.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use posta_protocol::frame::Hello;
 use posta_protocol::ids::LinkPublicKey;
@@ -62,6 +63,12 @@ impl Connection {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.quic.close_reason().is_some()
+    }
+
+    /// The peer's address: for limits, never for logs.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.quic.remote_address().ip()
     }
 
     /// Closes at once; what is under way is lost.

@@ -8,6 +8,7 @@
 //! addresses = ["192.0.2.1:4430"]
 //! ```
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::document::{
-    Authorities, Authority, Consensus, MixKeys, Refusal, Reply, Request, UnverifiedConsensus, UnverifiedMixKeys,
+    Authorities, Authority, Consensus, Evidence, EvidenceKind, MixKeys, Refusal, Reply, Request, SignedHeader,
+    UnverifiedConsensus, UnverifiedMixKeys, WrongLayers, verify_succession, verify_usable,
 };
 use posta_protocol::error::{Malformed, Misuse, Untrusted};
 use posta_protocol::ids::{AuthorityId, Epoch, LinkPublicKey};
@@ -90,6 +92,18 @@ pub enum FetchError {
     /// The authorities refuse.
     #[error("the authorities refuse: {0}")]
     Refused(Refusal),
+    /// The newest consensus is well signed, and the network has too few relays for paths.
+    #[error("{0}; wait until more relays have joined")]
+    TooSmall(WrongLayers),
+    /// The newest consensus is well signed, and its layers or random values are not what the rules give.
+    #[error("the newest consensus breaks the rules and is refused: {0}; tell the operators of the authorities")]
+    Rules(WrongLayers),
+}
+
+impl From<WrongLayers> for FetchError {
+    fn from(wrong: WrongLayers) -> Self {
+        if wrong.too_small() { Self::TooSmall(wrong) } else { Self::Rules(wrong) }
+    }
 }
 
 /// A network as its members are given it.
@@ -171,8 +185,9 @@ impl Network {
     }
 }
 
-/// Fetches the newest consensus with its mix keys, and verifies all of it, allowing this machine's clock to be off by
-/// [`CLIENT_CLOCK_SKEW`]. Authorities are asked one after another from a random start, each as soon as the one before
+/// Fetches the newest consensus with its mix keys, and verifies all of it: signatures, times, that the mixes are in the
+/// layers where the shared randomness puts them, that random values follow from `held`, and that the network is large
+/// enough. This machine's clock may be off by [`CLIENT_CLOCK_SKEW`]. Authorities are asked one after another from a random start, each as soon as the one before
 /// has failed or has been silent for [`PATIENCE`], until one has a fresh consensus; else the newest of all answers wins.
 /// One that is not newer than `held` is refused.
 ///
@@ -181,6 +196,36 @@ impl Network {
 /// # Errors
 /// [`FetchError::NothingNewer`] if all is well with what is held, else the most telling of the authorities' failures.
 pub async fn fetch_consensus(
+    network: &Network,
+    dialer: &Endpoint,
+    now: Wall,
+    held: Option<&Consensus>,
+) -> Result<(Consensus, Vec<MixKeys>), FetchError> {
+    let (consensus, parts) = fetch_signed(network, dialer, now, held).await?;
+    verify(&consensus, &parts, &network.authorities, now, held)?;
+    Ok((consensus, parts))
+}
+
+/// What is checked of a consensus, its signatures and times apart, before anything is done by it.
+fn verify(
+    consensus: &Consensus,
+    parts: &[MixKeys],
+    authorities: &Authorities,
+    now: Wall,
+    held: Option<&Consensus>,
+) -> Result<(), FetchError> {
+    if let Some(held) = held {
+        // A break in the chain is told by whoever keeps both; it is no reason to refuse.
+        verify_succession(consensus, held, authorities)?;
+    }
+    Ok(verify_usable(consensus, parts, now)?)
+}
+
+/// As [`fetch_consensus`], without a look at layers and random values: to show people a consensus that can't be used.
+///
+/// # Errors
+/// As [`fetch_consensus`], but for [`FetchError::TooSmall`] and [`FetchError::Rules`].
+pub async fn fetch_signed(
     network: &Network,
     dialer: &Endpoint,
     now: Wall,
@@ -249,6 +294,7 @@ pub async fn fetch_consensus(
 /// authority could say that there is nothing newer, then nothing is wrong.
 const fn weight(e: &FetchError) -> u8 {
     match e {
+        FetchError::TooSmall(_) | FetchError::Rules(_) => 5,
         FetchError::NothingNewer => 4,
         FetchError::Untrusted(_) | FetchError::Malformed(_) => 3,
         FetchError::NoConsensus | FetchError::Incomplete | FetchError::Refused(_) => 2,
@@ -291,39 +337,88 @@ async fn fetch_from(
 /// # Errors
 /// If none has: an authority's refusal if there is one, else why none could be reached.
 pub async fn post_descriptor(network: &Network, dialer: &Endpoint, bytes: &[u8]) -> Result<usize, FetchError> {
-    let request = Arc::new(Request::PostDescriptor(bytes.to_vec()));
-    let mut posts = JoinSet::new();
-    for authority in network.authorities.list() {
-        let (authority, dialer, request) = (authority.clone(), dialer.clone(), Arc::clone(&request));
-        posts.spawn(async move {
-            let post = async {
-                let connection = connect(&authority, &dialer).await?;
-                let reply = ask(&connection, &request).await?;
-                connection.close();
-                Ok::<_, FetchError>(reply)
-            };
-            timeout(AUTHORITY_TIMEOUT, post).await.unwrap_or(Err(FetchError::Timeout))
-        });
-    }
+    post(network, dialer, Request::PostDescriptor(bytes.to_vec())).await
+}
+
+/// Posts a signed [`posta_protocol::document::Withdrawal`] to all authorities at once: the next consensus leaves the relay
+/// out. Returns how many have accepted it, at least one.
+///
+/// # Errors
+/// As [`post_descriptor`].
+pub async fn withdraw(network: &Network, dialer: &Endpoint, bytes: &[u8]) -> Result<usize, FetchError> {
+    post(network, dialer, Request::Withdraw(bytes.to_vec())).await
+}
+
+async fn post(network: &Network, dialer: &Endpoint, request: Request) -> Result<usize, FetchError> {
+    let request = Arc::new(request);
     let mut accepted = 0;
     let mut failure = FetchError::Timeout;
-    while let Some(joined) = posts.join_next().await {
-        let e = match joined {
-            Ok(Ok(Reply::Ok(_))) => {
+    for (_, answer) in ask_all(network, dialer, &request).await {
+        let e = match answer {
+            Ok(Reply::Ok(_)) => {
                 accepted += 1;
                 continue;
             }
-            Ok(Ok(Reply::None)) => FetchError::Refused(Refusal::Unsupported),
-            Ok(Ok(Reply::Refused(reason))) => FetchError::Refused(reason),
-            Ok(Err(e)) => e,
-            Err(_) => FetchError::Timeout,
+            Ok(Reply::None) => FetchError::Refused(Refusal::Unsupported),
+            Ok(Reply::Refused(reason)) => FetchError::Refused(reason),
+            Err(e) => e,
         };
-        debug!("a descriptor was not accepted: {e}");
+        debug!("an authority has not accepted what was posted: {e}");
         if weight(&e) > weight(&failure) {
             failure = e;
         }
     }
     if accepted > 0 { Ok(accepted) } else { Err(failure) }
+}
+
+/// Asks all authorities the same thing at once, each for [`AUTHORITY_TIMEOUT`] at most. The answers come in the order of
+/// the authorities.
+pub async fn ask_all(
+    network: &Network,
+    dialer: &Endpoint,
+    request: &Arc<Request>,
+) -> Vec<(Authority, Result<Reply, FetchError>)> {
+    let mut asked = JoinSet::new();
+    for (n, authority) in network.authorities.list().iter().enumerate() {
+        let (authority, dialer, request) = (authority.clone(), dialer.clone(), Arc::clone(request));
+        asked.spawn(async move {
+            let ask = async {
+                let connection = connect(&authority, &dialer).await?;
+                let reply = ask(&connection, &request).await?;
+                connection.close();
+                Ok::<_, FetchError>(reply)
+            };
+            let answer = timeout(AUTHORITY_TIMEOUT, ask).await.unwrap_or(Err(FetchError::Timeout));
+            (n, authority, answer)
+        });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_unstable_by_key(|(n, ..)| *n);
+    answers.into_iter().map(|(_, authority, answer)| (authority, answer)).collect()
+}
+
+/// Asks every authority for its newest consensus from `epoch` on, and looks for two that exclude each other among these
+/// and `held`. `None` if there are none, as far as can be told.
+pub async fn look_for_forks(
+    network: &Network,
+    dialer: &Endpoint,
+    epoch: Epoch,
+    held: Option<&Consensus>,
+) -> Option<Evidence> {
+    let request = Arc::new(Request::GetConsensus { newer_than: Epoch(epoch.0.saturating_sub(1)) });
+    let mut known: BTreeMap<Epoch, SignedHeader> = BTreeMap::new();
+    known.extend(held.map(|held| (held.epoch(), held.signed_header())));
+    for (_, answer) in ask_all(network, dialer, &request).await {
+        let Ok(Reply::Ok(bytes)) = answer else { continue };
+        let signed = UnverifiedConsensus::decode(&bytes).and_then(|c| c.verify_signatures(&network.authorities));
+        let Ok(theirs) = signed.map(|consensus| consensus.signed_header()) else { continue };
+        let ours = known.entry(theirs.header.epoch).or_insert_with(|| theirs.clone());
+        let (one, other) = (ours.encode(), theirs.encode());
+        if let Ok(found) = Evidence::new(EvidenceKind::Consensuses, &one, &other, &network.authorities) {
+            return Some(found);
+        }
+    }
+    None
 }
 
 /// Connects to an authority at the first of its addresses that answers.

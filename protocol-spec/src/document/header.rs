@@ -130,6 +130,25 @@ impl SignedHeader {
         if got >= need { Ok(()) } else { Err(Untrusted::TooFewSignatures { got, need }) }
     }
 
+    /// The signed header's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(Header::LEN + 4 + self.signatures.len() * (Certificate::LEN + SIGNATURE_LEN));
+        self.write(&mut w);
+        w.finish()
+    }
+
+    /// Parses a signed header that fills `bytes`, unverified: see [`SignedHeader::verify`].
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let signed = Self::read(&mut r)?;
+        r.finish("signed header")?;
+        Ok(signed)
+    }
+
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self { header: Header::read(r)?, signatures: read_signatures(r)? })
     }

@@ -16,7 +16,8 @@ use crate::codec::Writer;
 use crate::crypto::context::LAYERS;
 use crate::crypto::hash;
 use crate::ids::{Hash, KeyEpoch, RelayId};
-use crate::params::LAYER_SMALLEST_PART;
+use crate::now::Wall;
+use crate::params::{LAYER_SMALLEST_PART, MIN_EDGES};
 
 /// The network is too small to have layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -37,6 +38,14 @@ pub enum WrongLayers {
     /// Too few mixes.
     #[error(transparent)]
     TooFew(#[from] TooFewMixes),
+    /// Too few edges.
+    #[error("the network is too small: it has {got} edges in key epoch {key_epoch}, a path needs {MIN_EDGES}")]
+    TooFewEdges {
+        /// The key epoch.
+        key_epoch: u64,
+        /// Edges that it has.
+        got: usize,
+    },
     /// The consensus says nothing of this key epoch.
     #[error("the consensus has no layers for key epoch {0}")]
     KeyEpoch(u64),
@@ -51,12 +60,28 @@ pub enum WrongLayers {
     /// The order is cut at another place than capacities say.
     #[error("the mixes of key epoch {0} are not cut into layers as their capacities say")]
     Cut(u64),
+    /// The consensus is not newer than the one held.
+    #[error("a consensus of epoch {got} is older than the one held, of epoch {held}: it is refused")]
+    NotNewer {
+        /// Its epoch.
+        got: u64,
+        /// The epoch of the one held.
+        held: u64,
+    },
     /// The consensus does not build on the one given.
     #[error("the consensus does not build on the one given")]
     NotNext,
     /// A random value does not follow from the consensus before.
     #[error("the random value of key epoch {0} does not follow from the consensus before")]
     Random(u64),
+}
+
+impl WrongLayers {
+    /// Whether nothing is wrong but the network's size: more relays mend it.
+    #[must_use]
+    pub const fn too_small(&self) -> bool {
+        matches!(self, Self::TooFew(_) | Self::TooFewEdges { .. })
+    }
 }
 
 fn order(deal: &Deal, relay: &RelayId) -> Hash {
@@ -120,30 +145,86 @@ pub fn cut_deals(body: &mut ConsensusBody) {
 /// order is cut can be checked in the consensus that has dealt, and in all later ones by [`verify_random`].
 ///
 /// # Errors
-/// [`WrongLayers`]; above all [`TooFewMixes`], if the network has no layers or one of them holds too few mixes.
+/// [`WrongLayers`]; above all [`TooFewMixes`], if the network has no layers or one of them holds too few mixes. That one
+/// comes only if nothing else is wrong.
 pub fn verify_layers(consensus: &Consensus, mix_keys: &MixKeys) -> Result<(), WrongLayers> {
-    let (body, key_epoch) = (consensus.body(), mix_keys.key_epoch);
+    check(consensus, mix_keys.key_epoch, |relay, _| mix_keys.get(&relay.id).is_some())
+}
+
+/// As [`verify_layers`] for all key epochs of a consensus of which the mix keys are not at hand, because it was kept
+/// without them: who has no place is taken to have no key. Key epochs with too few mixes pass.
+///
+/// # Errors
+/// [`WrongLayers`], but never that there are too few.
+pub fn verify_kept(consensus: &Consensus) -> Result<(), WrongLayers> {
+    consensus.key_epochs().iter().try_for_each(|part| {
+        let checked = check(consensus, part.epoch, |_, placed| placed);
+        checked.or_else(|wrong| if wrong.too_small() { Ok(()) } else { Err(wrong) })
+    })
+}
+
+/// What everyone checks who is going to use a consensus: each place in every key epoch for which there are mix keys, and
+/// that the present key epoch has layers, with enough mixes in both, and enough edges. Later key epochs may lack them
+/// still.
+///
+/// # Errors
+/// [`WrongLayers`]; [`WrongLayers::too_small`] tells a network that is too small from a consensus that is wrong.
+pub fn verify_usable(consensus: &Consensus, parts: &[MixKeys], now: Wall) -> Result<(), WrongLayers> {
+    let body = consensus.body();
+    let of = |at: Wall| Some(consensus.key_epoch_at(at)).filter(|epoch| body.shared_random.deal(*epoch).is_some());
+    let present = of(now).unwrap_or_else(|| consensus.key_epoch_at(body.valid_after));
+    let mut small = None;
+    for part in parts {
+        match verify_layers(consensus, part) {
+            Err(wrong) if !wrong.too_small() => return Err(wrong),
+            Err(few) if part.key_epoch == present => small = Some(few),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    if let Some(few) = small {
+        return Err(few);
+    }
+    let deal = body.shared_random.deal(present).ok_or(WrongLayers::KeyEpoch(present.0))?;
+    if !parts.iter().any(|part| part.key_epoch == present) {
+        cut(deal, &body.relays, body.params.layer_min())?;
+        return Err(WrongLayers::KeyEpoch(present.0));
+    }
+    let edges = consensus.relays_at(present, Position::Edge).count();
+    if edges < MIN_EDGES {
+        return Err(WrongLayers::TooFewEdges { key_epoch: present.0, got: edges });
+    }
+    Ok(())
+}
+
+/// Checks one key epoch; `keyed` is given a relay and whether it has a place.
+fn check(
+    consensus: &Consensus,
+    key_epoch: KeyEpoch,
+    keyed: impl Fn(&RelayEntry, bool) -> bool,
+) -> Result<(), WrongLayers> {
+    let body = consensus.body();
     let missing = WrongLayers::KeyEpoch(key_epoch.0);
     let deal = body.shared_random.deal(key_epoch).ok_or(missing)?;
     if !body.key_epochs.iter().any(|part| part.epoch == key_epoch) {
         return Err(missing);
     }
     let layer_min = body.params.layer_min();
-    match deal.cut {
-        None => {
-            // No places, then; and if there could be some, somebody has left them out.
-            cut(deal, &body.relays, layer_min)?;
+    let few = match deal.cut {
+        // No places, then; and if there could be some, somebody has left them out.
+        None => match cut(deal, &body.relays, layer_min) {
+            Ok(_) => return Err(WrongLayers::Cut(key_epoch.0)),
+            Err(few) => Some(few),
+        },
+        Some(held) if held.dealt == body.epoch && cut(deal, &body.relays, layer_min) != Ok(held.last) => {
             return Err(WrongLayers::Cut(key_epoch.0));
         }
-        Some(held) if held.dealt == body.epoch && cut(deal, &body.relays, layer_min)? != held.last => {
-            return Err(WrongLayers::Cut(key_epoch.0));
-        }
-        Some(_) => {}
-    }
+        Some(_) => None,
+    };
     let mut sizes = [0_usize; 2];
     for relay in &body.relays {
-        let expected = mix_keys.get(&relay.id).and_then(|_| place(deal, relay));
-        if consensus.position(&relay.id, key_epoch) != expected {
+        let placed = consensus.position(&relay.id, key_epoch);
+        let expected = place(deal, relay).filter(|_| keyed(relay, placed.is_some()));
+        if placed != expected {
             return Err(WrongLayers::Place { relay: relay.id, key_epoch: key_epoch.0 });
         }
         let [first, second] = &mut sizes;
@@ -154,6 +235,9 @@ pub fn verify_layers(consensus: &Consensus, mix_keys: &MixKeys) -> Result<(), Wr
         }
     }
     let [first, second] = sizes;
+    if let Some(few) = few {
+        return Err(few.into());
+    }
     if first.min(second) < layer_min {
         return Err(TooFewMixes { key_epoch: key_epoch.0, got: first + second, need: 2 * layer_min }.into());
     }
@@ -193,6 +277,44 @@ pub fn verify_random(
         }
     }
     Ok(())
+}
+
+/// How a newer consensus stands to the one held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Succession {
+    /// It builds on the one held, and its random values follow from it.
+    Next,
+    /// Others came between, and what both say of the same key epochs agrees.
+    Later,
+    /// It does not build on the one held, although it should: the chain is broken. It is taken all the same, both are kept,
+    /// and people are told.
+    Break,
+}
+
+/// Compares a newer consensus with the one held.
+///
+/// # Errors
+/// [`WrongLayers::NotNewer`] for one that isn't newer: it must not be taken. [`WrongLayers::Random`] or
+/// [`WrongLayers::Cut`] for one that builds on the one held and has made up its random values.
+pub fn verify_succession(
+    consensus: &Consensus,
+    held: &Consensus,
+    authorities: &Authorities,
+) -> Result<Succession, WrongLayers> {
+    if consensus.epoch() <= held.epoch() {
+        return Err(WrongLayers::NotNewer { got: consensus.epoch().0, held: held.epoch().0 });
+    }
+    if consensus.body().previous == held.hash() {
+        return verify_random(consensus, held, authorities).map(|()| Succession::Next);
+    }
+    // A random value stays for as long as it is in use; so does a cut, once it is made.
+    let stays = |new: &Deal| {
+        let old = held.body().shared_random.deal(new.key_epoch);
+        old.is_none_or(|old| Deal { cut: old.cut, ..*new } == *old && (old.cut.is_none() || old.cut == new.cut))
+    };
+    let carried = consensus.body().shared_random.deals.iter().all(stays);
+    let skipped = consensus.epoch() > held.epoch().next();
+    Ok(if carried && skipped { Succession::Later } else { Succession::Break })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What is asked of an authority, and what it answers.
 
+use super::RoundReport;
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::ids::{Epoch, Hash};
@@ -28,8 +29,14 @@ pub enum Request {
     Echo(Vec<u8>),
     /// Between authorities: a [`super::Signature`].
     Signature(Vec<u8>),
-    /// Between authorities: the vote that has this hash.
+    /// The vote that has this hash: of a round that goes on between authorities, of the last one for everyone.
     GetVote(Hash),
+    /// From a relay: its signed withdrawal. Answered by [`Reply::Ok`] without content.
+    Withdraw(Vec<u8>),
+    /// Between authorities: a signed proposal.
+    Proposal(Vec<u8>),
+    /// The [`super::RoundReport`] of the round that made the newest consensus.
+    GetRound,
 }
 
 impl Request {
@@ -74,6 +81,15 @@ impl Request {
                 w.u8(code::SIGNATURE);
                 w.bytes(bytes);
             }
+            Self::Withdraw(bytes) => {
+                w.u8(code::WITHDRAW);
+                w.bytes(bytes);
+            }
+            Self::Proposal(bytes) => {
+                w.u8(code::PROPOSAL);
+                w.bytes(bytes);
+            }
+            Self::GetRound => w.u8(code::GET_ROUND),
             Self::GetVote(hash) => {
                 w.u8(code::GET_VOTE);
                 hash.write(&mut w);
@@ -100,6 +116,9 @@ impl Request {
             code::ECHO => Self::Echo(r.remainder().to_vec()),
             code::SIGNATURE => Self::Signature(r.remainder().to_vec()),
             code::GET_VOTE => Self::GetVote(Hash::read(&mut r)?),
+            code::WITHDRAW => Self::Withdraw(r.remainder().to_vec()),
+            code::PROPOSAL => Self::Proposal(r.remainder().to_vec()),
+            code::GET_ROUND => Self::GetRound,
             _ => return Err(Malformed::Value(WHAT)),
         };
         r.finish(WHAT)?;
@@ -110,7 +129,13 @@ impl Request {
     #[must_use]
     pub const fn max_reply(&self) -> usize {
         1 + match self {
-            Self::PostDescriptor(_) | Self::Vote(_) | Self::Echo(_) | Self::Signature(_) => 1,
+            Self::PostDescriptor(_)
+            | Self::Vote(_)
+            | Self::Echo(_)
+            | Self::Signature(_)
+            | Self::Withdraw(_)
+            | Self::Proposal(_) => 1,
+            Self::GetRound => RoundReport::MAX_LEN,
             Self::GetConsensus { .. } => MAX_CONSENSUS_LEN,
             Self::GetMixKeys(_) => MAX_MIX_KEYS_LEN,
             Self::GetDescriptors(_) => 4 + MAX_DESCRIPTORS_AT_ONCE * (4 + MAX_DESCRIPTOR_LEN),

@@ -251,7 +251,7 @@ impl<'a> UnverifiedEcho<'a> {
     }
 }
 
-fn check(
+pub(super) fn check(
     authorities: &Authorities,
     certificate: &Certificate,
     at: Wall,

@@ -76,6 +76,8 @@ pub(crate) fn registry() -> Vec<(&'static str, Numbers)> {
         ("frame", wide(r::frame::ALL)),
         ("stream", wide(r::stream::ALL)),
         ("close", wide(r::close::ALL)),
+        ("evidence", wide(r::evidence::ALL)),
+        ("vote_state", wide(r::vote_state::ALL)),
         ("directory", wide(r::directory::ALL)),
         ("directory_answer", wide(r::directory_answer::ALL)),
         ("refusal", wide(r::refusal::ALL)),

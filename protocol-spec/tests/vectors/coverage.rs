@@ -56,8 +56,8 @@ fn assert_covers<T: Copy + Into<u64>>(what: &str, all: &[(&str, T)], found: &BTr
 #[test]
 fn every_number_of_the_registry_has_a_vector() {
     use registry::{
-        admission, answer, certificate, command, content, directory, directory_answer, frame, hop, parameter, position,
-        queue, refusal,
+        admission, answer, certificate, command, content, directory, directory_answer, evidence, frame, hop, parameter,
+        position, queue, refusal, vote_state,
     };
     let hops = &stated("packet", None, &["hops", "code"]) | &stated("reply", None, &["hops", "code"]);
     assert_covers("hop", hop::ALL, &hops);
@@ -72,6 +72,9 @@ fn every_number_of_the_registry_has_a_vector() {
     assert_covers("directory_answer", directory_answer::ALL, &stated("documents", Some("reply"), &["code"]));
     assert_covers("refusal", refusal::ALL, &stated("documents", Some("reply"), &["fields", "refusal"]));
     assert_covers("certificate", certificate::ALL, &stated("documents", Some("certificate"), &["fields", "purpose"]));
+    assert_covers("evidence", evidence::ALL, &stated("documents", Some("evidence"), &["fields", "code"]));
+    let states = stated("documents", Some("round report"), &["fields", "votes", "state"]);
+    assert_covers("vote_state", vote_state::ALL, &states);
     let in_body = |way: &[&str]| stated("documents", Some("consensus body"), way);
     assert_covers("position", position::ALL, &in_body(&["fields", "relays", "layers"]));
     assert_covers("parameter", parameter::ALL, &in_body(&["fields", "params", "code"]));

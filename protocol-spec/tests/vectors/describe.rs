@@ -5,11 +5,12 @@ use core::net::{IpAddr, SocketAddr};
 use posta_protocol::codec::Writer;
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Certificate, ConsensusBody, Cut, Deal, Descriptor, Echo, Extensions, Header, MixKeys, Origin, Params, Position,
-    Purpose, RelayEntry, Reveal, Roles, SharedRandom, SignedHeader, Vote,
+    Certificate, ConsensusBody, Cut, Deal, Descriptor, Echo, Evidence, EvidenceKind, Extensions, Header, MixKeys,
+    Origin, Params, Position, Proposal, Purpose, RelayEntry, Reveal, Roles, RoundReport, SharedRandom, SignedHeader,
+    Vote, VoteReport, VoteState, Withdrawal,
 };
 use posta_protocol::ids::{AuthorityId, Hash};
-use posta_protocol::registry::{certificate as purpose, origin, position};
+use posta_protocol::registry::{certificate as purpose, evidence as kind, origin, position, vote_state};
 
 use crate::hops::geometry_json;
 use crate::json::{Json, object};
@@ -169,4 +170,40 @@ pub(crate) fn echo(e: &Echo) -> Json {
         "certificate": certificate(&e.certificate), "epoch": e.epoch.0, "attempt": e.attempt,
         "published_ms": e.published.0, "votes": e.votes.iter().map(vote).collect::<Vec<_>>(),
     }
+}
+
+pub(crate) fn withdrawal(w: &Withdrawal) -> Json {
+    object! { "certificate": certificate(&w.certificate), "published_ms": w.published.0 }
+}
+
+pub(crate) fn proposal(p: &Proposal) -> Json {
+    let vote = |(voter, hash): &(AuthorityId, Hash)| object! { "authority": voter.0, "vote": hash.0 };
+    object! {
+        "certificate": certificate(&p.certificate), "epoch": p.epoch.0, "attempt": p.attempt,
+        "published_ms": p.published.0, "votes": p.votes.iter().map(vote).collect::<Vec<_>>(),
+        "echoes": p.echoes.iter().map(|e| Json::from(e.as_slice())).collect::<Vec<_>>(),
+    }
+}
+
+pub(crate) fn evidence(e: &Evidence) -> Json {
+    let code = match e.kind() {
+        EvidenceKind::Consensuses => kind::CONSENSUSES,
+        EvidenceKind::Votes => kind::VOTES,
+        EvidenceKind::Signatures => kind::SIGNATURES,
+    };
+    let accused = e.accused().iter().map(|id| Json::from(id.0)).collect::<Vec<_>>();
+    object! { "code": code, "epoch": e.epoch().0, "accused": accused }
+}
+
+pub(crate) fn report(r: &RoundReport) -> Json {
+    let vote = |v: &VoteReport| {
+        let state = match v.state {
+            VoteState::Counted => vote_state::COUNTED,
+            VoteState::NotCounted => vote_state::NOT_COUNTED,
+            VoteState::Twice => vote_state::TWICE,
+        };
+        object! { "authority": v.voter.0, "vote": v.hash.0, "state": state }
+    };
+    let votes = r.votes.iter().map(vote).collect::<Vec<_>>();
+    object! { "epoch": r.epoch.0, "attempt": r.attempt, "votes": votes }
 }

@@ -6,9 +6,9 @@ use core::time::Duration;
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
     Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Cut, Deal, Descriptor, Echo,
-    Extensions, Header, KeyEpochPart, MixKeys, Origin, Params, Position, Purpose, RandomItems, RelayEntry, Reveal,
-    Roles, SharedRandom, Signature, SignedHeader, UnverifiedConsensus, Vote, VotedRelay, commits_close, random_commit,
-    random_value,
+    Evidence, EvidenceKind, Extensions, Header, KeyEpochPart, MixKeys, Origin, Params, Position, Proposal, Purpose,
+    RandomItems, RelayEntry, Reveal, Roles, RoundReport, SharedRandom, Signature, SignedHeader, UnverifiedConsensus,
+    Vote, VoteReport, VoteState, VotedRelay, Withdrawal, commits_close, random_commit, random_value,
 };
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
@@ -91,7 +91,11 @@ pub(crate) fn make() -> Vec<Json> {
         vote_json("a first vote", &first_vote()),
         vote_json("a vote that knows a consensus", &vote()),
         echo_json(),
+        withdrawal_json(),
+        proposal_json(),
+        report_json(),
     ];
+    all.extend(evidence_json());
     all.extend([1, 2, 3, 4, 7, 9, 10, 32].map(threshold));
     all
 }
@@ -343,6 +347,90 @@ fn echo_json() -> Json {
     object! {
         "name": "an echo", "kind": "echo", "keys": keys.json(), "authorities": known_json(),
         "fields": describe::echo(&echo), "bytes": echo.sign(&keys.signing()),
+    }
+}
+
+pub(crate) fn withdrawal() -> Withdrawal {
+    Withdrawal { certificate: Keys::new("an edge").certificate(Purpose::Relay), published: NOW }
+}
+
+fn withdrawal_json() -> Json {
+    let keys = Keys::new("an edge");
+    object! {
+        "name": "an edge's withdrawal", "kind": "withdrawal", "keys": keys.json(), "at_ms": NOW.0,
+        "fields": describe::withdrawal(&withdrawal()), "bytes": withdrawal().sign(&keys.signing()).unwrap(),
+    }
+}
+
+/// Three votes, named by the echoes of three of four.
+pub(crate) fn proposal() -> Proposal {
+    let Echo { certificate, epoch, attempt, published, votes } = echo();
+    let one = |keys: &Keys| {
+        let echo = Echo { certificate: keys.certificate(Purpose::Authority), ..echo() };
+        (keys.identity(), echo.sign(&keys.signing()))
+    };
+    let mut echoes: Vec<_> = authority_keys()[..3].iter().map(one).collect();
+    echoes.sort_unstable();
+    let echoes = echoes.into_iter().map(|(_, bytes)| bytes).collect();
+    Proposal { certificate, epoch, attempt, published, votes, echoes }
+}
+
+fn proposal_json() -> Json {
+    let keys = Keys::new("an authority");
+    object! {
+        "name": "a proposal", "kind": "proposal", "keys": keys.json(), "authorities": known_json(),
+        "fields": describe::proposal(&proposal()), "bytes": proposal().sign(&keys.signing()),
+    }
+}
+
+/// Two things that exclude each other, of each kind.
+pub(crate) fn contradictions() -> Vec<(&'static str, EvidenceKind, Vec<u8>, Vec<u8>)> {
+    let (all, one) = (authority_keys(), Keys::new("an authority"));
+    let mut other = body();
+    other.valid_until = other.valid_until + Duration::from_secs(1);
+    let header = |body: &ConsensusBody| body.header(&body.encode());
+    let decoded = |bytes: &[u8]| UnverifiedConsensus::decode(bytes).unwrap().verify_signatures(&known()).unwrap();
+    let signed_header = |body: &ConsensusBody, by: &[Keys]| decoded(&signed(body, by)).signed_header().encode();
+    let certificate = one.certificate(Purpose::Authority);
+    let signature = |header: Header| {
+        Signature { header, signature: ConsensusSignature::sign(&header, certificate, &one.signing()) }.encode()
+    };
+    let later = Vote { published: NOW + Duration::from_secs(1801), ..first_vote() };
+    vec![
+        (
+            "two consensuses",
+            EvidenceKind::Consensuses,
+            signed_header(&body(), &all[..3]),
+            signed_header(&other, &all[1..]),
+        ),
+        ("two votes", EvidenceKind::Votes, first_vote().sign(&one.signing()), later.sign(&one.signing())),
+        ("two signatures", EvidenceKind::Signatures, signature(header(&body())), signature(header(&other))),
+    ]
+}
+
+fn evidence_json() -> Vec<Json> {
+    let one = |(name, kind, one, other): (&str, EvidenceKind, Vec<u8>, Vec<u8>)| {
+        let evidence = Evidence::new(kind, &one, &other, &known()).unwrap();
+        object! {
+            "name": format!("evidence: {name}"), "kind": "evidence", "authorities": known_json(), "one": one,
+            "other": other, "fields": describe::evidence(&evidence), "hash": evidence.hash().0,
+            "bytes": evidence.encode(),
+        }
+    };
+    contradictions().into_iter().map(one).collect()
+}
+
+pub(crate) fn report() -> RoundReport {
+    let rng = &mut Recorder::new("documents", "a report");
+    let states = [VoteState::Counted, VoteState::NotCounted, VoteState::Twice];
+    let vote = |(a, state): (&Authority, VoteState)| VoteReport { voter: a.id, hash: Hash(rng.array()), state };
+    RoundReport { epoch: body().epoch, attempt: 1, votes: known().list().iter().zip(states).map(vote).collect() }
+}
+
+fn report_json() -> Json {
+    object! {
+        "name": "a report of a round", "kind": "round report", "fields": describe::report(&report()),
+        "bytes": report().encode(),
     }
 }
 

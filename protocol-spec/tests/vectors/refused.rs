@@ -8,6 +8,7 @@ use crate::json::{Fields, Json, object};
 mod decoders;
 mod documents;
 mod encodings;
+mod later;
 mod packets;
 
 /// The bytes ended before the value did.

@@ -2,8 +2,9 @@
 
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
-    Certificate, Consensus, ConsensusSignature, Purpose, Refusal, Reply, Request, Signature, UnverifiedConsensus,
-    UnverifiedDescriptor, UnverifiedEcho, UnverifiedMixKeys, UnverifiedVote,
+    Certificate, Consensus, ConsensusSignature, Evidence, Purpose, Refusal, Reply, Request, RoundReport, Signature,
+    UnverifiedConsensus, UnverifiedDescriptor, UnverifiedEcho, UnverifiedEvidence, UnverifiedMixKeys,
+    UnverifiedProposal, UnverifiedVote, UnverifiedWithdrawal,
 };
 use posta_protocol::ids::{Epoch, Hash};
 use posta_protocol::now::Wall;
@@ -29,6 +30,9 @@ pub(crate) fn make() -> Vec<Json> {
         ("post an echo", Request::Echo(rng.bytes(30))),
         ("post a signature", Request::Signature(rng.bytes(30))),
         ("get a vote", Request::GetVote(Hash(rng.array()))),
+        ("post a withdrawal", Request::Withdraw(rng.bytes(30))),
+        ("post a proposal", Request::Proposal(rng.bytes(30))),
+        ("get the report of the last round", Request::GetRound),
     ]
     .map(|(name, request)| request_json(name, &request))
     .into();
@@ -70,6 +74,9 @@ fn request_json(name: &str, request: &Request) -> Json {
         Request::Echo(content) => (directory::ECHO, object! { "content": content.clone() }),
         Request::Signature(content) => (directory::SIGNATURE, object! { "content": content.clone() }),
         Request::GetVote(hash) => (directory::GET_VOTE, object! { "hash": hash.0 }),
+        Request::Withdraw(content) => (directory::WITHDRAW, object! { "content": content.clone() }),
+        Request::Proposal(content) => (directory::PROPOSAL, object! { "content": content.clone() }),
+        Request::GetRound => (directory::GET_ROUND, object! {}),
     };
     object! { "name": name, "kind": "request", "code": code, "fields": fields, "bytes": request.encode() }
 }
@@ -189,6 +196,35 @@ fn what_authorities_say_verifies_from_the_file_alone() {
         let echo = UnverifiedEcho::decode(&bytes).unwrap().verify(&known(&vector)).unwrap();
         assert_eq!(&describe::echo(&echo).value(), vector.at("fields"));
         assert_eq!(echo.sign(&key(vector.at("keys"), "signing_seed")), bytes);
+    }
+}
+
+#[test]
+fn withdrawals_proposals_evidence_and_reports_read_back_from_the_file_alone() {
+    for vector in of_kind("documents", "withdrawal") {
+        let (bytes, at) = (vector.at("bytes").bytes(), Wall(vector.at("at_ms").number()));
+        let withdrawal = UnverifiedWithdrawal::decode(&bytes).unwrap().verify(at).unwrap();
+        assert_eq!(&describe::withdrawal(&withdrawal).value(), vector.at("fields"));
+        assert_eq!(withdrawal.sign(&key(vector.at("keys"), "signing_seed")).unwrap(), bytes);
+    }
+    for vector in of_kind("documents", "proposal") {
+        let bytes = vector.at("bytes").bytes();
+        let proposal = UnverifiedProposal::decode(&bytes).unwrap().verify(&known(&vector)).unwrap();
+        assert_eq!(&describe::proposal(&proposal).value(), vector.at("fields"));
+        assert_eq!(proposal.sign(&key(vector.at("keys"), "signing_seed")), bytes);
+    }
+    for vector in of_kind("documents", "evidence") {
+        let bytes = vector.at("bytes").bytes();
+        let evidence = UnverifiedEvidence::decode(&bytes).unwrap().verify(&known(&vector)).unwrap();
+        assert_eq!(&describe::evidence(&evidence).value(), vector.at("fields"));
+        assert_eq!((evidence.encode(), evidence.hash().0), (bytes.as_slice(), vector.at("hash").array()));
+        let [one, other] = [vector.at("other").bytes(), vector.at("one").bytes()];
+        assert_eq!(Evidence::new(evidence.kind(), &one, &other, &known(&vector)), Ok(evidence), "in any order");
+    }
+    for vector in of_kind("documents", "round report") {
+        let report = RoundReport::decode(&vector.at("bytes").bytes()).unwrap();
+        assert_eq!(&describe::report(&report).value(), vector.at("fields"));
+        assert_eq!(report.encode(), vector.at("bytes").bytes());
     }
 }
 

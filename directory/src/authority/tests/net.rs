@@ -1,14 +1,15 @@
 //! A network of authorities under virtual time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::{KemPublicKey, KemSecretKey};
 use posta_protocol::document::{
-    Authorities, Authority as Listed, Certificate, Descriptor, Extensions, Params, Purpose, Reply, Request, Roles,
+    Authorities, Authority as Listed, Certificate, Descriptor, Evidence, Extensions, Params, Purpose, Reply, Request,
+    Roles, UnverifiedEvidence,
 };
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
@@ -93,20 +94,50 @@ impl Ord for Item {
     }
 }
 
-/// What a liar puts in place of its message to one peer.
-pub(super) type Liar = Box<dyn FnMut(usize, &Request) -> Option<Request>>;
+/// What a liar does with a message of its own to one peer.
+pub(super) enum Lie {
+    /// It goes out as it is.
+    Keep,
+    /// This goes out in its place.
+    Say(Request),
+    /// Nothing goes out.
+    Nothing,
+}
 
+/// Given the authority that the message is for.
+pub(super) type Liar = Box<dyn FnMut(usize, &Request) -> Lie>;
+/// What a liar answers; `None` for nothing at all.
+pub(super) type ReplyLiar = Box<dyn FnMut(&Request, Reply) -> Option<Reply>>;
+
+/// Bodies of requests that are remembered, for who replays them.
+const POOL: usize = 256;
+
+/// Authorities, each run by a process; a liar by two, its twins, which don't know of one another: each of the others is
+/// served by one of them, as `side` says.
 pub(super) struct Net {
     pub(super) keys: Vec<Keys>,
     pub(super) authorities: Authorities,
     pub(super) nodes: Vec<Option<Authority<ChaCha8Rng>>>,
     pub(super) slow: BTreeMap<usize, Duration>,
+    /// Milliseconds that a process' clock is ahead.
+    pub(super) skew: BTreeMap<usize, i64>,
+    /// The group of each process; without one, all reach all.
+    pub(super) groups: Option<Vec<u8>>,
+    /// Which twin of each liar a process is served by.
+    pub(super) side: Vec<u8>,
+    /// Longest time that a message takes.
+    pub(super) latency: Duration,
+    pub(super) reply_liars: BTreeMap<usize, ReplyLiar>,
+    /// What was said lately.
+    pub(super) pool: VecDeque<Arc<[u8]>>,
+    /// The authority of each process.
+    pub(super) identity: Vec<usize>,
     pub(super) liars: BTreeMap<usize, Liar>,
     /// Every consensus that anyone published, by epoch: hashes.
     pub(super) published: BTreeMap<Epoch, BTreeSet<Hash>>,
     /// When each epoch's first consensus came.
     pub(super) first: BTreeMap<Epoch, Duration>,
-    pub(super) evidence: usize,
+    pub(super) evidence: Vec<Evidence>,
     pub(super) signatures: BTreeMap<(usize, Epoch), BTreeSet<Hash>>,
     settings: Vec<Settings>,
     disks: Vec<Disk>,
@@ -115,7 +146,7 @@ pub(super) struct Net {
     order: u64,
     time: u64,
     rng: ChaCha8Rng,
-    tickets: BTreeMap<u64, (usize, Option<u64>)>,
+    tickets: BTreeMap<u64, (usize, Option<u64>, Option<Request>)>,
     relays: Vec<Keys>,
     mix_keys: BTreeMap<(usize, u64), KemPublicKey>,
 }
@@ -154,10 +185,17 @@ impl Net {
             authorities,
             nodes: (0..n).map(|_| None).collect(),
             slow: BTreeMap::new(),
+            skew: BTreeMap::new(),
+            groups: None,
+            side: vec![0; n],
+            latency: Duration::from_millis(20),
+            reply_liars: BTreeMap::new(),
+            pool: VecDeque::new(),
+            identity: (0..n).collect(),
             liars: BTreeMap::new(),
             published: BTreeMap::new(),
             first: BTreeMap::new(),
-            evidence: 0,
+            evidence: Vec::new(),
             signatures: BTreeMap::new(),
             settings,
             disks: vec![Disk::default(); n],
@@ -170,6 +208,40 @@ impl Net {
             relays: (0..relays).map(|i| Keys::new(Purpose::Relay, 9, i)).collect(),
             mix_keys: BTreeMap::new(),
         }
+    }
+
+    /// Gives an authority a second process, and returns its number.
+    pub(super) fn twin(&mut self, of: usize) -> usize {
+        self.identity.push(of);
+        self.nodes.push(None);
+        self.disks.push(Disk::default());
+        self.lives.push(0);
+        self.side.push(1);
+        self.nodes.len() - 1
+    }
+
+    /// The process that answers another one as an authority, if it is reached.
+    fn route(&self, from: usize, authority: usize) -> Option<usize> {
+        let twins: Vec<_> = (0..self.nodes.len()).filter(|i| self.identity[*i] == authority).collect();
+        let to = match twins[..] {
+            [only] => only,
+            _ => *twins.get(usize::from(self.side[from])).unwrap_or(&twins[0]),
+        };
+        // Twins keep to their side; and who is cut off reaches nobody on the other one, but for liars.
+        let has_twin = |i: usize| self.identity.iter().filter(|id| **id == self.identity[i]).count() > 1;
+        let apart = self.groups.as_ref().is_some_and(|groups| groups[from] != groups[to]);
+        let cut = if has_twin(from) || has_twin(to) { self.side[from] != self.side[to] } else { apart };
+        (!cut).then_some(to)
+    }
+
+    /// What a process takes for the time.
+    fn now_of(&self, i: usize) -> Now {
+        let Now { mono, wall } = self.now();
+        Now { mono, wall: Wall(wall.0.saturating_add_signed(self.skew.get(&i).copied().unwrap_or(0))) }
+    }
+
+    pub(super) fn is_running(&self, i: usize) -> bool {
+        self.nodes[i].is_some()
     }
 
     pub(super) fn now(&self) -> Now {
@@ -194,12 +266,13 @@ impl Net {
         let Disk { voted, contribution, signed, newest, descriptors } = self.disks[i].clone();
         let memory = Memory { voted, contribution, signed, newest, descriptors };
         let rng = ChaCha8Rng::seed_from_u64(self.rng.random());
+        let authority = self.identity[i];
         let key = SignKey::from_seed(&Secret::new({
             let mut seed = [7; 32];
-            (seed[0], seed[1]) = (u8::try_from(i).unwrap(), 2);
+            (seed[0], seed[1]) = (u8::try_from(authority).unwrap(), 2);
             seed
         }));
-        self.nodes[i] = Some(Authority::new(self.settings[i].clone(), key, rng, memory, self.now()));
+        self.nodes[i] = Some(Authority::new(self.settings[authority].clone(), key, rng, memory, self.now_of(i)));
         self.drain(i);
     }
 
@@ -245,6 +318,19 @@ impl Net {
         descriptor.sign(&keys.signing).unwrap().into_bytes()
     }
 
+    /// The keys of a relay.
+    pub(super) fn relay_keys(&self, i: usize) -> &Keys {
+        &self.relays[i]
+    }
+
+    /// Somebody posts this to everyone.
+    pub(super) fn post_to_all(&mut self, request: &Request) {
+        let body: Arc<[u8]> = request.encode().into();
+        for to in 0..self.nodes.len() {
+            self.send(usize::MAX, to, None, Arc::clone(&body));
+        }
+    }
+
     /// A relay posts to everyone.
     pub(super) fn post(&mut self, relay: usize) {
         let body: Arc<[u8]> = Request::PostDescriptor(self.descriptor(relay)).encode().into();
@@ -266,7 +352,8 @@ impl Net {
     }
 
     fn latency(&mut self, from: usize, to: usize) -> Duration {
-        let base = Duration::from_micros(self.rng.random_range(1_000..20_000));
+        let most = u64::try_from(self.latency.as_micros()).unwrap();
+        let base = Duration::from_micros(self.rng.random_range(1_000..most));
         [from, to].iter().filter_map(|i| self.slow.get(i)).fold(base, |sum, extra| sum + *extra)
     }
 
@@ -323,16 +410,17 @@ impl Net {
             }
             return;
         }
-        let now = self.now();
+        let now = self.now_of(i);
         let Some(node) = &mut self.nodes[i] else { return };
         match item.what {
             What::Request { from, call, body } => {
                 let ticket = self.order;
                 self.order += 1;
-                self.tickets.insert(ticket, (from, call));
-                let peer = self.keys.get(from).map(Keys::id);
+                let peer = self.identity.get(from).map(|authority| self.keys[*authority].id());
                 let request = Request::decode(&body).unwrap();
-                node.handle(now, Event::Request { ticket, peer, request });
+                let kept = self.reply_liars.contains_key(&i).then(|| request.clone());
+                self.tickets.insert(ticket, (from, call, kept));
+                node.handle(now, Event::Request { ticket, peer, from: None, request });
             }
             What::Answer { call, reply } => node.handle(now, Event::Answer { call, reply }),
             What::Recorded(record) => {
@@ -354,11 +442,15 @@ impl Net {
         while let Some(action) = self.nodes[i].as_mut().and_then(Authority::poll) {
             match action {
                 Action::Reply { ticket, reply } => {
-                    let (from, call) = self.tickets.remove(&ticket).unwrap();
+                    let (from, call, request) = self.tickets.remove(&ticket).unwrap();
                     if let Some(call) = call {
                         let reply = Reply::decode(&reply.encode()).unwrap();
-                        let latency = self.latency(i, from);
-                        self.push(latency, from, What::Answer { call, reply: Some(reply) });
+                        let reply = match (self.reply_liars.get_mut(&i), request) {
+                            (Some(liar), Some(request)) => liar(&request, reply),
+                            _ => Some(reply),
+                        };
+                        let latency = if reply.is_some() { self.latency(i, from) } else { UNREACHABLE * 5 };
+                        self.push(latency, from, What::Answer { call, reply });
                     }
                 }
                 Action::Call { peer, call, body, .. } => {
@@ -368,11 +460,19 @@ impl Net {
                         let header = posta_protocol::document::Signature::decode(bytes).unwrap().header;
                         self.signatures.entry((i, header.epoch)).or_default().insert(header.hash);
                     }
-                    let body = match self.liars.get_mut(&i).and_then(|liar| liar(to, &request)) {
-                        Some(lie) => lie.encode().into(),
-                        None => body,
+                    let body = match self.liars.get_mut(&i).map_or(Lie::Keep, |liar| liar(to, &request)) {
+                        Lie::Say(lie) => Some(lie.encode().into()),
+                        Lie::Keep => Some(body),
+                        Lie::Nothing => None,
                     };
-                    self.send(i, to, Some(call), body);
+                    if let Some(body) = &body {
+                        self.pool.push_back(Arc::clone(body));
+                        self.pool.truncate(POOL);
+                    }
+                    match (self.route(i, to), body) {
+                        (Some(to), Some(body)) => self.send(i, to, Some(call), body),
+                        _ => self.push(UNREACHABLE, i, What::Answer { call, reply: None }),
+                    }
                 }
                 Action::Record(record) => {
                     let delay = Duration::from_micros(self.rng.random_range(500..3_000));
@@ -386,7 +486,11 @@ impl Net {
                     let descriptors = self.nodes[i].as_ref().unwrap().descriptors();
                     self.disks[i].descriptors = descriptors.iter().map(|d| d.to_vec()).collect();
                 }
-                Action::Evidence(..) => self.evidence += 1,
+                Action::Evidence(evidence) => {
+                    let read = UnverifiedEvidence::decode(evidence.encode()).unwrap();
+                    assert_eq!(read.verify(&self.authorities).unwrap(), evidence, "others can verify it");
+                    self.evidence.push(evidence);
+                }
             }
         }
         if let Some(at) = self.nodes[i].as_ref().and_then(Authority::poll_timeout) {
@@ -406,13 +510,24 @@ impl Net {
         held.get(count - 1).copied().unwrap_or_default()
     }
 
+    /// The oldest epoch that any of these processes holds; 0 if one isn't running.
+    pub(super) fn all_hold(&self, processes: &[usize]) -> Epoch {
+        let held = |i: &usize| self.newest(*i).map_or(Epoch(0), |p| p.consensus.epoch());
+        processes.iter().map(held).min().unwrap_or_default()
+    }
+
+    fn is_liar(&self, process: usize) -> bool {
+        let twins = self.identity.iter().filter(|id| **id == self.identity[process]).count();
+        self.liars.contains_key(&process) || twins > 1
+    }
+
     /// Never two consensuses for an epoch, and nobody signs twice.
     pub(super) fn check(&self) {
         for (epoch, hashes) in &self.published {
             assert_eq!(hashes.len(), 1, "two consensuses for {epoch:?}");
         }
         for ((who, epoch), hashes) in &self.signatures {
-            assert!(self.liars.contains_key(who) || hashes.len() == 1, "{who} signed twice for {epoch:?}");
+            assert!(self.is_liar(*who) || hashes.len() == 1, "{who} signed twice for {epoch:?}");
         }
     }
 }

@@ -260,3 +260,75 @@ proptest! {
         prop_assert_eq!(places.len(), 2);
     }
 }
+
+/// A usable consensus of key epoch 10: four mixes, two edges, all with keys; one part.
+fn usable(change: impl FnOnce(&mut ConsensusBody)) -> (Consensus, MixKeys) {
+    consensus(|body| {
+        body.params.set(parameter::LAYER_MIN, 2);
+        change(body);
+    })
+}
+
+#[test]
+fn a_network_that_is_too_small_is_told_from_one_that_lies() {
+    let (whole, part) = usable(|_| {});
+    verify_usable(&whole, core::slice::from_ref(&part), NOW).unwrap();
+    verify_kept(&whole).unwrap();
+
+    let (few, part) = usable(|body| {
+        body.epoch = Epoch(61);
+        body.relays.retain(|relay| relay.layers[0] != Some(Position::Mix2));
+    });
+    let small = verify_usable(&few, core::slice::from_ref(&part), NOW).unwrap_err();
+    assert!(small.too_small() && small.to_string().starts_with("the network is too small"), "{small}");
+    verify_kept(&few).unwrap();
+
+    let (lonely, part) = usable(|body| body.relays.truncate(10));
+    let small = verify_usable(&lonely, core::slice::from_ref(&part), NOW).unwrap_err();
+    assert_eq!(small, WrongLayers::TooFewEdges { key_epoch: KEY_EPOCH.0, got: 1 });
+    assert!(small.too_small());
+
+    let (without, _) = usable(|_| {});
+    assert_eq!(verify_usable(&without, &[], NOW), Err(WrongLayers::KeyEpoch(KEY_EPOCH.0)), "no keys for now");
+
+    // A place without a cut, and a cut where none is possible: lies, however small the network is.
+    let (lie, part) = usable(|body| body.relays.retain(|relay| relay.layers[0] != Some(Position::Mix2)));
+    let wrong = verify_usable(&lie, core::slice::from_ref(&part), NOW).unwrap_err();
+    assert_eq!(wrong, WrongLayers::Cut(KEY_EPOCH.0));
+    assert!(!wrong.too_small());
+    assert_eq!(verify_kept(&lie), Err(WrongLayers::Cut(KEY_EPOCH.0)));
+    let (lie, part) = usable(|body| {
+        body.relays.drain(2..9);
+        body.shared_random.deals[0].cut = None;
+    });
+    let wrong = verify_usable(&lie, core::slice::from_ref(&part), NOW).unwrap_err();
+    assert!(matches!(wrong, WrongLayers::Place { .. }), "{wrong}");
+    assert!(verify_kept(&lie).is_err());
+}
+
+#[test]
+fn what_comes_after_the_consensus_held_is_next_later_a_break_or_refused() {
+    let deals = (10..13).map(|k| Deal { key_epoch: KeyEpoch(k), ..dealt(7, &mixes(&[5; 9])) }).collect();
+    let (held, _) = consensus(|body| body.shared_random.deals = deals);
+    let after = |change: &dyn Fn(&mut ConsensusBody)| {
+        let mut body = held.body().clone();
+        body.valid_after = body.valid_after + Duration::from_secs(10);
+        body.fresh_until = body.fresh_until + Duration::from_secs(10);
+        (body.epoch, body.previous) = (held.epoch().next(), held.hash());
+        change(&mut body);
+        verify_succession(&signed(&body), &held, &known())
+    };
+    let random = |body: &mut ConsensusBody| body.shared_random.deals[2].random[5] ^= 1;
+    assert_eq!(after(&|_| {}), Ok(Succession::Next));
+    assert_eq!(after(&random), Err(WrongLayers::Random(12)), "it builds on ours, and has made the value up");
+    let older = Err(WrongLayers::NotNewer { got: 60, held: 60 });
+    assert_eq!(after(&|body| body.epoch = held.epoch()), older);
+    let skipped = |body: &mut ConsensusBody| (body.epoch, body.previous) = (Epoch(63), Hash([9; 32]));
+    assert_eq!(after(&skipped), Ok(Succession::Later));
+    assert_eq!(after(&|body| body.previous = Hash([9; 32])), Ok(Succession::Break), "an older one was built upon");
+    let other = after(&|body| {
+        skipped(body);
+        random(body);
+    });
+    assert_eq!(other, Ok(Succession::Break), "another history");
+}

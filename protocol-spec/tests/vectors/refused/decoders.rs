@@ -7,8 +7,8 @@ use posta_protocol::codec::Reader;
 use posta_protocol::command::Envelope;
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Certificate, Reply, Request, Signature, UnverifiedConsensus, UnverifiedDescriptor, UnverifiedEcho,
-    UnverifiedMixKeys, UnverifiedVote,
+    Certificate, Reply, Request, RoundReport, Signature, UnverifiedConsensus, UnverifiedDescriptor, UnverifiedEcho,
+    UnverifiedEvidence, UnverifiedMixKeys, UnverifiedProposal, UnverifiedVote, UnverifiedWithdrawal,
 };
 use posta_protocol::end_to_end::{Content, EndToEnd, QueueKey};
 use posta_protocol::error::{Malformed, Refused, Untrusted};
@@ -29,7 +29,7 @@ use crate::hops::{geometry_of, secret};
 use crate::json::Fields;
 
 /// The decoders, and the classes that each must have a vector of.
-pub(super) const ALL: [(&str, &[&str]); 22] = [
+pub(super) const ALL: [(&str, &[&str]); 26] = [
     ("geometry", &[TRUNCATED, TRAILING, VALUE]),
     ("mix key", &[TRUNCATED, VALUE]),
     ("command", &[TRUNCATED, TRAILING, TOO_LONG, VALUE]),
@@ -49,6 +49,10 @@ pub(super) const ALL: [(&str, &[&str]); 22] = [
     ("vote", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
     ("echo", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
     ("signature", &[TRUNCATED, TRAILING, VALUE]),
+    ("withdrawal", &[TRUNCATED, TRAILING, VALUE, UNTRUSTED]),
+    ("proposal", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
+    ("evidence", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
+    ("round report", &[TRUNCATED, TRAILING, TOO_LONG, VALUE]),
     ("request", &[TRUNCATED, TRAILING, TOO_LONG, VALUE]),
     ("reply", &[TRUNCATED, TRAILING, TOO_LONG, VALUE]),
     ("packet", &[REFUSED]),
@@ -157,6 +161,19 @@ fn document(vector: &Value, bytes: &[u8]) -> Result<(), Why> {
             if verified { done(decoded.verify(&known())) } else { Ok(()) }
         }
         "signature" => done(Signature::decode(bytes)),
+        "withdrawal" => {
+            let decoded = UnverifiedWithdrawal::decode(bytes).map_err(Explained::why)?;
+            at.map_or(Ok(()), |at| done(decoded.verify(at)))
+        }
+        "proposal" => {
+            let decoded = UnverifiedProposal::decode(bytes).map_err(Explained::why)?;
+            if verified { done(decoded.verify(&known())) } else { Ok(()) }
+        }
+        "evidence" => {
+            let decoded = UnverifiedEvidence::decode(bytes).map_err(Explained::why)?;
+            if verified { done(decoded.verify(&known())) } else { Ok(()) }
+        }
+        "round report" => done(RoundReport::decode(bytes)),
         other => panic!("no decoder {other}"),
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn make() -> Vec<Json> {
         votes(&all),
         echoes(&all),
         signatures(&all),
+        super::later::make(&all),
         on_requests(),
     ]
     .concat()
