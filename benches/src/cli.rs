@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{hop, queues, store};
+use crate::{directory, hop, queues, store};
 
 /// Measures one claim about Posta and prints it beside its floor or peer.
 #[derive(Debug, Parser)]
@@ -24,6 +24,15 @@ enum Bench {
         /// One JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// A consensus of many relays: its size, the tally, and what a client verifies.
+    Directory {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Relays.
+        #[arg(long, default_value_t = 10_000)]
+        relays: usize,
     },
     /// Durable sends, reads and acks a second, beside RocksDB alone; layouts; opening.
     Store {
@@ -58,6 +67,7 @@ enum Bench {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match Arguments::parse_from(args).bench {
         Bench::Hop { json } => run_hop(json),
+        Bench::Directory { json, relays } => run_directory(json, relays),
         Bench::Store { json, seconds, queues, dir } => run_store(json, &dir, seconds, queues),
         Bench::Queues { json, count, dir } => run_queues(json, &dir, count),
     };
@@ -87,6 +97,24 @@ fn run_hop(json: bool) -> Result<()> {
             result.build_us, result.sphinx_packet_build_us, result.build_ratio
         );
     }
+    Ok(())
+}
+
+fn run_directory(json: bool, relays: usize) -> Result<()> {
+    let r = directory::measure(relays)?;
+    if json {
+        println!("{}", serde_json::to_string(&r)?);
+        return Ok(());
+    }
+    println!(
+        "{} relays: consensus {} bytes, mix keys of a key epoch {} bytes, a vote {} bytes",
+        r.relays, r.consensus_bytes, r.mix_keys_bytes, r.vote_bytes
+    );
+    println!("tally of {} votes: {:.1} ms", r.authorities, r.tally_ms);
+    println!(
+        "verifying the consensus: {:.1} ms; with the mix keys of three key epochs: {:.1} ms more",
+        r.verify_ms, r.verify_mix_keys_ms
+    );
     Ok(())
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use posta_directory::config::{Config, Setup};
 use posta_directory::driver::{Clock, serve};
-use posta_link::fetch::{FetchError, Network, fetch_consensus, fetch_signed, post_descriptor};
+use posta_link::fetch::{FetchError, Network, fetch_consensus, fetch_signed, post_descriptor, withdraw};
 use posta_link::{AnyPeer, Audience, Endpoint, LinkKey};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::document::{
     Authorities, Authority, Certificate, Consensus, Descriptor, Extensions, MixKeys, Position, Purpose, Refusal, Roles,
+    Withdrawal,
 };
 use posta_protocol::ids::{AuthorityId, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
 use posta_protocol::now::Wall;
@@ -245,4 +246,52 @@ async fn forged_descriptors_are_refused_and_unreachable_authorities_named() {
     let e = fetch_consensus(&wrong, &dialer, now(), None).await.unwrap_err();
     assert!(matches!(e, FetchError::Link(posta_link::LinkError::WrongPeer)), "{e}");
     net.stop(0).await;
+}
+
+/// Runs a command of the program against a network, and returns what it prints.
+async fn command(net: &Net, args: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("network.toml");
+    net.network.save(&path).unwrap();
+    let args: Vec<String> =
+        args.iter().chain(&["--network", path.to_str().unwrap()]).map(ToString::to_string).collect();
+    let run = move || std::process::Command::new(env!("CARGO_BIN_EXE_posta-directory")).args(args).output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn anyone_can_read_what_each_authority_said_and_why_a_relay_is_in_or_out() {
+    let mut net = Net::start(4, 4);
+    let dialer = Endpoint::dialer("127.0.0.1".parse().unwrap(), Audience::Directory, None).unwrap();
+    // A fifth relay reaches one authority only: that is not enough.
+    let only = Network::new(Authorities::new(vec![net.network.authorities().list()[0].clone()]).unwrap());
+    post_descriptor(&only, &dialer, &descriptor(5)).await.unwrap();
+    for n in 1..=4 {
+        post_descriptor(&net.network, &dialer, &descriptor(n)).await.unwrap();
+    }
+    fetch_until(&net, &dialer, Duration::from_secs(10), |c| c.relays().len() == 4).await;
+    let votes = command(&net, &["votes"]).await;
+    let line = |id: RelayId| {
+        let start: String = id.0.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        votes.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{votes}")).to_owned()
+    };
+    assert!(line(relay(1)).ends_with("in"), "{votes}");
+    assert!(line(relay(5)).contains("out: more than half must list it"), "{votes}");
+    assert!(votes.matches("counted").count() >= 3, "{votes}");
+    let status = command(&net, &["status"]).await;
+    assert!(status.matches("its vote counted").count() >= 3 && !status.contains("FORK"), "{status}");
+    let table = command(&net, &["show"]).await;
+    assert!(table.contains("4 relays: 2 edges"), "{table}");
+
+    // One that withdraws is gone with the next consensus, although it is not too old.
+    let keys = (sign_key(3, 4), sign_key(4, 4));
+    let withdrawal = Withdrawal { certificate: certificate(Purpose::Relay, &keys.0, &keys.1), published: now() };
+    assert_eq!(withdraw(&net.network, &dialer, &withdrawal.sign(&keys.1).unwrap()).await.unwrap(), 4);
+    let gone = |c: &Consensus| c.relay(&relay(4)).is_none();
+    fetch_until(&net, &dialer, Duration::from_millis(3 * EPOCH_MS), gone).await;
+    for i in 0..4 {
+        net.stop(i).await;
+    }
 }

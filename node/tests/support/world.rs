@@ -14,8 +14,8 @@ use posta_protocol::command::{Command, Envelope};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
-    Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus,
+    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Cut, Deal, Extensions,
+    KeyEpochPart, Origin, Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus, cut, place,
 };
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
@@ -120,7 +120,10 @@ pub fn consensus_of(at: Wall, relays: Vec<RelayEntry>) -> Arc<Consensus> {
         fresh_until: at + hour,
         valid_until: at + hour,
         previous: Hash([0; 32]),
-        shared_random: SharedRandom::default(),
+        shared_random: SharedRandom {
+            deals: [epoch, epoch.next()].map(|epoch| deal(epoch, &relays)).into(),
+            ..SharedRandom::default()
+        },
         params,
         key_epochs: [epoch, epoch.next()].map(|epoch| KeyEpochPart { epoch, mix_keys: Hash([0; 32]) }).into(),
         relays,
@@ -133,6 +136,16 @@ pub fn consensus_of(at: Wall, relays: Vec<RelayEntry>) -> Arc<Consensus> {
     let signature = ConsensusSignature::sign(&header, certificate, &signing);
     let bytes = Consensus::assemble(&bytes, &[signature]);
     Arc::new(UnverifiedConsensus::decode(&bytes).unwrap().verify(&known, at, hour).unwrap())
+}
+
+/// A random value that puts the relays where they are, cut by an earlier consensus; for too few mixes there is no cut.
+fn deal(key_epoch: KeyEpoch, relays: &[RelayEntry]) -> Deal {
+    let with = |n: u8| {
+        let deal = Deal { key_epoch, random: [n; 32], origin: Origin::Reveals, listed_before: Wall(1), cut: None };
+        Deal { cut: cut(&deal, relays, 2).ok().map(|last| Cut { dealt: Epoch(0), last }), ..deal }
+    };
+    let fits = |deal: &Deal| relays.iter().all(|relay| place(deal, relay) == relay.layers[0]);
+    (0..=u8::MAX).map(with).find(fits).unwrap_or_else(|| with(0))
 }
 
 pub fn epoch_at(at: Wall) -> KeyEpoch {
