@@ -17,6 +17,10 @@ use crate::failure::Failure;
 use crate::relay::replay::{DEFAULT_MAX_TAGS, LEAST_MAX_TAGS, MOST_MAX_TAGS};
 use crate::relay::{Admission, Effort};
 
+pub mod limits;
+
+pub use limits::LimitsConfig;
+
 /// Workers at most: beyond it the network card is the limit.
 pub const MAX_WORKERS: usize = 64;
 const OPERATOR_CONTEXT: &str = crypto::local::OPERATOR;
@@ -70,6 +74,8 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// How many packets are told apart.
     pub replay: ReplayConfig,
+    /// How much a peer can make the relay hold or do.
+    pub limits: LimitsConfig,
     /// What the store holds.
     pub store: StoreConfig,
 }
@@ -264,6 +270,7 @@ impl Default for Config {
             key_epoch_ms: DEFAULT_KEY_EPOCH.as_millis() as u64,
             admission: AdmissionConfig::default(),
             replay: ReplayConfig::default(),
+            limits: LimitsConfig::default(),
             store: StoreConfig::default(),
         }
     }
@@ -353,6 +360,7 @@ impl Config {
         }
         self.admission.validate()?;
         self.replay.validate()?;
+        self.limits.validate()?;
         self.store.validate()?;
         for (key, listen, public) in [
             ("link", self.link_address, &self.public_link_addresses),
