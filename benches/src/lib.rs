@@ -7,4 +7,5 @@ pub mod cli;
 pub mod hop;
 pub mod load;
 pub mod queues;
+pub mod relay;
 pub mod store;
