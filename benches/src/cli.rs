@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{directory, hop, queues, store};
+use crate::{directory, hop, queues, relay, store};
 
 /// Measures one claim about Posta and prints it beside its floor or peer.
 #[derive(Debug, Parser)]
@@ -49,6 +49,30 @@ enum Bench {
         #[arg(long, default_value_os_t = std::env::temp_dir())]
         dir: PathBuf,
     },
+    /// A packet through a whole relay: CPU, rate and latency, beside the hop alone and a bare forwarder.
+    Relay {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Packets of each run, all built before; 21.5 KB each.
+        #[arg(long, default_value_t = 100_000)]
+        packets: usize,
+    },
+    /// The relay that `relay` measures.
+    #[command(hide = true)]
+    Node {
+        /// As for `posta-node`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// The bare forwarder that `relay` measures.
+    #[command(hide = true)]
+    Forward {
+        /// Its port.
+        listen: u16,
+        /// The sink's port.
+        sink: u16,
+    },
     /// Many queues: disk and memory for each, creation and lookup, expiry in the background.
     Queues {
         /// One JSON object.
@@ -70,6 +94,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Bench::Directory { json, relays } => run_directory(json, relays),
         Bench::Store { json, seconds, queues, dir } => run_store(json, &dir, seconds, queues),
         Bench::Queues { json, count, dir } => run_queues(json, &dir, count),
+        Bench::Relay { json, packets } => run_relay(json, packets),
+        Bench::Node { args } => return posta_node::cli::main(std::iter::once("posta-node".into()).chain(args)),
+        Bench::Forward { listen, sink } => relay::forward(listen, sink),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,6 +170,29 @@ fn run_store(json: bool, dir: &Path, seconds: f64, queues: u64) -> Result<()> {
         }
     }
     println!("opening with {} queues: {:.2} s", result.restart.queues, result.restart.seconds);
+    Ok(())
+}
+
+fn run_relay(json: bool, packets: usize) -> Result<()> {
+    let r = relay::measure(packets)?;
+    if json {
+        println!("{}", serde_json::to_string(&r)?);
+        return Ok(());
+    }
+    println!(
+        "a packet through a relay: {:.1} us of CPU; hop alone {:.1} us, bare forwarder {:.1} us, ratio to both {:.2}",
+        r.relay.cpu_us, r.hop_us, r.forwarder.cpu_us, r.ratio_to_floor
+    );
+    println!(
+        "{:.0} packets a CPU second; {:.0} a second, {} dropped",
+        r.packets_per_cpu_s, r.relay.per_s, r.relay.dropped
+    );
+    for load in &r.loads {
+        println!(
+            "offered {:.0}/s: {:.0}/s, {} dropped, p50 {:.1} ms, p99 {:.1} ms",
+            load.offered_per_s, load.per_s, load.dropped, load.p50_ms, load.p99_ms
+        );
+    }
     Ok(())
 }
 

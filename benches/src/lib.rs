@@ -8,4 +8,5 @@ pub mod directory;
 pub mod hop;
 pub mod load;
 pub mod queues;
+pub mod relay;
 pub mod store;

@@ -16,9 +16,11 @@ use serde::{Deserialize, Serialize};
 use crate::relay::replay::{DEFAULT_MAX_TAGS, LEAST_MAX_TAGS, MOST_MAX_TAGS};
 use crate::relay::{Admission, Effort};
 
+pub mod limits;
 mod loading;
 mod metrics;
 
+pub use limits::LimitsConfig;
 pub use loading::{Loaded, RELOADED};
 pub use metrics::MetricsConfig;
 
@@ -75,6 +77,8 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// How many packets are told apart.
     pub replay: ReplayConfig,
+    /// How much a peer can make the relay hold or do.
+    pub limits: LimitsConfig,
     /// What the store holds.
     pub store: StoreConfig,
     /// Where metrics are served.
@@ -271,6 +275,7 @@ impl Default for Config {
             key_epoch_ms: DEFAULT_KEY_EPOCH.as_millis() as u64,
             admission: AdmissionConfig::default(),
             replay: ReplayConfig::default(),
+            limits: LimitsConfig::default(),
             store: StoreConfig::default(),
             metrics: MetricsConfig::default(),
         }
@@ -348,6 +353,7 @@ impl Config {
         }
         self.admission.validate()?;
         self.replay.validate()?;
+        self.limits.validate()?;
         self.store.validate()?;
         self.metrics.validate()?;
         for (key, listen, public) in [

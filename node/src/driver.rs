@@ -40,6 +40,7 @@ mod filter;
 mod links;
 mod listed;
 mod notify;
+mod pace;
 mod reload;
 mod status;
 mod stop;
@@ -52,7 +53,7 @@ use self::clients::{ClientEvent, ToClient};
 use self::clock::Clock;
 pub(crate) use self::clock::{Utc, wall};
 use self::control::Control;
-use self::directory::{Directory, PublicKeys, Signer, first_of, posts};
+use self::directory::{Directory, Parts, PublicKeys, Signer, first_of, posts};
 use self::filter::Filter;
 use self::links::{Held, Links};
 pub use self::listed::listed;
@@ -68,7 +69,7 @@ use crate::failure::Failure;
 use crate::keys::Keys;
 use crate::relay::replay::{Fill, ReplayShard};
 use crate::relay::worker::{Peeler, Ring};
-use crate::relay::{Action, Bounds, ClientLink, Event, Relay, Settings, Token};
+use crate::relay::{Action, ClientLink, Event, Relay, Settings, Token};
 
 /// The core is given the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -166,9 +167,12 @@ fn bind(
             && consensus.borrow().as_ref().is_some_and(|consensus| links::listed(consensus, key).is_some())
     };
     let admit: Arc<dyn Admit> = Arc::new(admit);
-    let link = Endpoint::bind(config.link_address, Audience::Link, keys.link(), admit).map_err(Failure::usage)?;
+    let port = |audience| config.limits.port(audience);
+    let (address, audience) = (config.link_address, Audience::Link);
+    let link = Endpoint::bind_limited(address, audience, keys.link(), admit, port(audience)).map_err(Failure::usage)?;
     let client = if config.offers(Role::Edge) {
-        let bound = Endpoint::bind(config.client_address, Audience::Client, keys.link(), Arc::new(AnyPeer));
+        let (address, audience) = (config.client_address, Audience::Client);
+        let bound = Endpoint::bind_limited(address, audience, keys.link(), Arc::new(AnyPeer), port(audience));
         Some(bound.map_err(Failure::usage)?)
     } else {
         None
@@ -221,7 +225,8 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     tokio::spawn(async move { turn_failed.send(Failure::disk(turns.await)).await });
     let forks = Arc::new(sync::Notify::new());
     tokio::spawn(Arc::clone(&directory).look_for_forks(consensus.clone(), cache.clone(), Arc::clone(&forks)));
-    tokio::spawn(Arc::clone(&directory).fetch(newest, cache));
+    let (part_sender, mix_keys) = watch::channel(Parts::new());
+    tokio::spawn(Arc::clone(&directory).fetch(newest, part_sender, cache));
     let (fill, fill_seen) = watch::channel(Fill::default());
     let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
     let posting = tokio::spawn(async move { fatal.send(posts.await).await }).abort_handle();
@@ -251,6 +256,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
             link_port,
             client_port,
             consensus,
+            mix_keys,
             rings,
             stopping,
             fill,
@@ -278,6 +284,7 @@ struct Start {
     link_port: Endpoint,
     client_port: Option<Endpoint>,
     consensus: Held,
+    mix_keys: watch::Receiver<Parts>,
     rings: watch::Receiver<Option<Ring>>,
     stopping: watch::Sender<bool>,
     fill: watch::Sender<Fill>,
@@ -303,6 +310,7 @@ struct Running {
     next_tick: Mono,
     next_sweep: Mono,
     consensus: Held,
+    mix_keys: watch::Receiver<Parts>,
     stopping: watch::Sender<bool>,
     board: Board,
     notify: Notify,
@@ -335,6 +343,7 @@ impl Running {
             link_port,
             client_port,
             consensus,
+            mix_keys,
             rings,
             stopping,
             fill,
@@ -347,7 +356,7 @@ impl Running {
         } = start;
         let clock = Clock::start();
         let geometry = held.geometry();
-        let mut bounds = Bounds::default();
+        let mut bounds = config.limits.bounds();
         bounds.queues.contact = config.admission.contact();
         let settings = Settings {
             relay,
@@ -380,6 +389,8 @@ impl Running {
             endpoint: link_port.clone(),
             consensus: consensus.clone(),
             intake: intake.clone(),
+            clock,
+            packets_per_second: config.limits.link_packets_per_second,
             stopping: stop.clone(),
             open: board.links(),
             forks,
@@ -391,7 +402,9 @@ impl Running {
         if let Some(endpoint) = client_port {
             ports.push(endpoint.clone());
             let (consensus, intake) = (consensus.clone(), intake.clone());
-            let shared = clients::Shared { endpoint, consensus, intake, events, stopping: stop };
+            let packets_per_second = config.limits.client_packets_per_second;
+            let shared =
+                clients::Shared { endpoint, consensus, intake, events, clock, packets_per_second, stopping: stop };
             tokio::spawn(clients::accept(shared));
         }
         let filter = Filter::new(fills, fill);
@@ -408,6 +421,7 @@ impl Running {
             next_tick: Mono(0),
             next_sweep: Mono(0),
             consensus,
+            mix_keys,
             stopping,
             board,
             notify,
@@ -507,6 +521,8 @@ impl Running {
         debug!("{:?}", self.core.counters());
         self.links.update(&consensus);
         self.core.handle(now, Event::Consensus(Arc::clone(&consensus)));
+        let keys = self.mix_keys.borrow().clone();
+        self.core.handle(now, Event::MixKeys(keys));
         if let Some(status) = &mut self.status {
             status.consensus(now, &consensus);
         }

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use posta_link::Rate;
 use posta_protocol::admission::{Asks, Statement};
 use posta_protocol::answer::{Answer, Body};
 use posta_protocol::codec::Reader;
@@ -17,6 +18,7 @@ use posta_protocol::command::{Command, Envelope};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Incarnation, QueueId};
 use posta_protocol::onion::reply::ReplyBlock;
+use posta_protocol::params::MAX_QUEUE_SURBS;
 use posta_protocol::registry::answer as code;
 use posta_store::{Outcome, QueueOp, blob_lock};
 
@@ -30,6 +32,8 @@ pub use subscriptions::{MAX_BLOCKS, MAX_IN_FLIGHT, MAX_PACE, MAX_SUBSCRIPTIONS, 
 /// Operations that wait for the store, at most about 100 MB with their bodies and reply blocks; beyond it commands are
 /// answered `busy`.
 pub const MAX_PENDING: usize = 4_096;
+/// Queues that are made in a second; further commands to make one are answered `busy`.
+pub const MAX_CREATES: u32 = 50;
 /// When to try again what found the store busy.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -42,13 +46,24 @@ pub struct QueueBounds {
     pub subscriptions: usize,
     /// See [`MAX_BLOCKS`].
     pub blocks: usize,
+    /// Of one queue; at most [`MAX_QUEUE_SURBS`], then the oldest goes.
+    pub blocks_per_queue: usize,
+    /// See [`MAX_CREATES`].
+    pub creates: u32,
     /// The puzzle before each message to a contact queue.
     pub contact: Effort,
 }
 
 impl Default for QueueBounds {
     fn default() -> Self {
-        Self { pending: MAX_PENDING, subscriptions: MAX_SUBSCRIPTIONS, blocks: MAX_BLOCKS, contact: Effort::CONTACT }
+        Self {
+            pending: MAX_PENDING,
+            subscriptions: MAX_SUBSCRIPTIONS,
+            blocks: MAX_BLOCKS,
+            blocks_per_queue: MAX_QUEUE_SURBS,
+            creates: MAX_CREATES,
+            contact: Effort::CONTACT,
+        }
     }
 }
 
@@ -78,6 +93,7 @@ pub(crate) struct QueueService {
     max_pending: usize,
     pending: HashMap<Token, Pending>,
     next_token: u64,
+    creates: Rate,
     subscriptions: Subscriptions,
 }
 
@@ -90,7 +106,8 @@ impl QueueService {
             max_pending: bounds.pending,
             pending: HashMap::new(),
             next_token: 0,
-            subscriptions: Subscriptions::new(bounds.subscriptions, bounds.blocks),
+            creates: Rate::new(bounds.creates, bounds.creates),
+            subscriptions: Subscriptions::new(bounds.subscriptions, bounds.blocks, bounds.blocks_per_queue),
         }
     }
 
@@ -115,6 +132,11 @@ impl QueueService {
                 let statement = Statement::create(&queue, &writer, kind);
                 if let Err(asks) = self.gate.create(cx.now.mono, cx.rng, &statement, &proof) {
                     return self.not_admitted(cx, reply.pop(), asks);
+                }
+                // After the proof: who shows none can't use up the others' share.
+                if !self.creates.take(cx.now.mono) {
+                    cx.counters.create_rate += 1;
+                    return self.answer(cx, reply.pop(), Body::Refused(code::BUSY));
                 }
                 (QueueOp::Create { queue, writer, kind }, Effect::None)
             }

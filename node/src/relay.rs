@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posta_protocol::document::Consensus;
+use posta_protocol::document::{Consensus, MixKeys};
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{InboxId, Incarnation, KeyEpoch, RelayId, SurbId};
@@ -25,22 +25,24 @@ mod counters;
 mod delay;
 mod inbox;
 mod layers;
+mod loops;
 pub mod replay;
 pub mod worker;
 
 pub(crate) use admission::Gate;
 pub use admission::{Admission, Effort};
 pub use counters::Counters;
+pub use delay::{DEFAULT_DELAYED_BYTES, DelayBounds, MAX_DELAYED};
 pub use inbox::{InboxBounds, MAX_BUFFERED, MAX_INBOX_BUFFER, MAX_INBOXES, MAX_INBOXES_PER_LINK};
 pub use layers::{grace, skew};
+pub use loops::{LOOP_PATIENCE, LOOP_WINDOW, LOOP_WINDOWS, LoopCount, MAX_LOOPS};
 
 use self::delay::DelayQueue;
+pub(crate) use self::delay::exponential;
 use self::inbox::{Arrival, Inboxes};
 pub(crate) use self::layers::Layers;
+use self::loops::{Ended, Loops};
 use crate::queue::{QueueBounds, QueueService};
-
-/// Packets that are delayed at once, about 700 MB; more are dropped.
-pub const MAX_DELAYED: usize = 32_768;
 
 /// How long a relay that is told to stop waits for delayed packets.
 pub const STOP_DELAY: Duration = Duration::from_secs(10);
@@ -97,6 +99,8 @@ pub enum Event {
     },
     /// There is a newer consensus.
     Consensus(Arc<Consensus>),
+    /// The mix keys that the newest consensus binds, verified. Without them the relay sends no loops.
+    MixKeys(Vec<Arc<MixKeys>>),
     /// The relay is told to stop. Packets due within [`STOP_DELAY`] still leave at their time; the others are dropped:
     /// sent early, they would tell who came with whom. Their senders send them again.
     Stop,
@@ -138,20 +142,14 @@ pub enum Action {
 }
 
 /// How much the core may hold; the defaults are the named constants.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
-    /// See [`MAX_DELAYED`].
-    pub delayed: usize,
+    /// Of the packets that wait for their time.
+    pub delayed: DelayBounds,
     /// Of the inboxes.
     pub inboxes: InboxBounds,
     /// Of the queue service.
     pub queues: QueueBounds,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self { delayed: MAX_DELAYED, inboxes: InboxBounds::default(), queues: QueueBounds::default() }
-    }
 }
 
 /// What a relay is made from.
@@ -181,9 +179,9 @@ pub(crate) struct Context<'a> {
 /// The core of a relay.
 pub struct Relay {
     geometry: Geometry,
-    bounds: Bounds,
     layers: Layers,
     delays: DelayQueue,
+    loops: Loops,
     inboxes: Inboxes,
     queues: QueueService,
     counters: Counters,
@@ -210,9 +208,9 @@ impl Relay {
         let Settings { relay, geometry, incarnation, admission, bounds } = settings;
         Self {
             geometry,
-            bounds,
             layers: Layers::new(relay),
-            delays: DelayQueue::default(),
+            delays: DelayQueue::new(bounds.delayed),
+            loops: Loops::new(relay, geometry),
             inboxes: Inboxes::new(bounds.inboxes),
             queues: QueueService::new(geometry, incarnation, admission, bounds.queues),
             counters: Counters::default(),
@@ -233,10 +231,17 @@ impl Relay {
                 let (queues, mut cx) = self.queues_and_context(now);
                 queues.stored(&mut cx, token, outcome);
             }
-            Event::Consensus(consensus) => self.layers.update(&consensus, now.wall),
+            Event::Consensus(consensus) => {
+                self.layers.update(&consensus, now.wall);
+                if self.stop_at.is_none() {
+                    self.loops.consensus(&consensus);
+                }
+            }
+            Event::MixKeys(parts) => self.loops.mix_keys(&parts, now.wall),
             Event::Stop => {
                 let last = *self.stop_at.get_or_insert(now.mono + STOP_DELAY);
                 self.counters.stopped += self.delays.drop_after(last);
+                self.loops.stop();
             }
             Event::Tick => {}
         }
@@ -251,13 +256,19 @@ impl Relay {
     /// When to come back with [`Event::Tick`] if nothing else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
-        [self.delays.next_due(), self.queues.next_due()].into_iter().flatten().min()
+        [self.delays.next_due(), self.queues.next_due(), self.loops.next_due()].into_iter().flatten().min()
     }
 
     /// Packets that wait for their time; after [`Event::Stop`] none is left within [`STOP_DELAY`].
     #[must_use]
     pub fn delayed(&self) -> usize {
         self.delays.len()
+    }
+
+    /// What became of this relay's own loops in the last hour: a measure of the network's loss as seen from here.
+    #[must_use]
+    pub fn loops(&self) -> LoopCount {
+        self.loops.count()
     }
 
     /// What has been counted since the start.
@@ -283,19 +294,23 @@ impl Relay {
 
     fn peeled(&mut self, now: Now, from: Source, peeled: Peeled, packet: Packet) {
         let Peeled { key_epoch, next } = peeled;
+        if let (Source::Relay(relay), Next::Inbox { surb, .. }) = (from, &next)
+            && self.loops.know(surb)
+            && self.layers.may_come(Some(&relay), key_epoch)
+        {
+            return self.looped(now, *surb, packet);
+        }
         if !self.may(from, key_epoch, &next) {
             self.counters.illegal_route += 1;
             return;
         }
         match next {
             Next::Forward { to, delay } if delay.is_zero() => self.forward(to, packet),
-            Next::Forward { .. } if self.delays.len() >= self.bounds.delayed => self.counters.delay_full += 1,
             Next::Forward { delay, .. } if self.stop_at.is_some_and(|last| now.mono + delay > last) => {
                 self.counters.stopped += 1;
             }
             Next::Forward { to, delay } => {
-                let tie = self.rng.next_u64();
-                self.delays.push(now.mono + delay, tie, to, packet);
+                self.counters.delay_full += self.delays.push(now.mono + delay, to, packet);
             }
             Next::Queue => {
                 let content_at = self.geometry.header_len() + PAYLOAD_CHECK_LEN;
@@ -343,6 +358,14 @@ impl Relay {
         }
     }
 
+    fn looped(&mut self, now: Now, surb: SurbId, packet: Packet) {
+        match self.loops.returned(now.mono, surb, packet) {
+            Some(Ended::Returned) => self.counters.loops_returned += 1,
+            Some(Ended::Lost) => self.counters.loops_lost += 1,
+            None => {}
+        }
+    }
+
     fn attach(&mut self, now: Now, link: ClientLink, secret: &Secret<32>) {
         let attached = self.layers.key_epoch_ahead(now.wall).and_then(|epoch| self.inboxes.attach(link, secret, epoch));
         let Some((inbox, waiting)) = attached else {
@@ -358,8 +381,15 @@ impl Relay {
 
     /// What time alone brings about.
     fn due(&mut self, now: Now) {
-        while let Some((to, packet)) = self.delays.pop_due(now.mono) {
+        while let Some((to, packet)) = self.delays.pop_due(now.mono, &mut *self.rng) {
             self.forward(to, packet);
+        }
+        self.counters.loops_lost += self.loops.give_up(now.mono);
+        for _ in 0..self.loops.begin(now, &mut *self.rng) {
+            if let Some((to, packet)) = self.loops.make(now, &mut *self.rng) {
+                self.counters.loops_sent += 1;
+                self.out.push_back(Action::Send { to, packet });
+            }
         }
         let (queues, mut cx) = self.queues_and_context(now);
         queues.due(&mut cx);

@@ -14,7 +14,7 @@ mod world;
 
 use std::time::Duration;
 
-use posta_node::relay::{Admission, Bounds, ClientLink, Event, InboxBounds, Source};
+use posta_node::relay::{Admission, Bounds, ClientLink, DelayBounds, Event, InboxBounds, Source};
 use posta_protocol::admission::{Asks, Proof, QueueKind};
 use posta_protocol::answer::Body;
 use posta_protocol::command::{BlobCapability, Command, ReaderCapability, WriterCapability};
@@ -312,7 +312,7 @@ fn an_inbox_waits_for_its_client_until_the_key_epoch_ends() {
 
 #[test]
 fn every_bound_holds() {
-    let mut bounds = Bounds { delayed: 2, ..Bounds::default() };
+    let mut bounds = Bounds { delayed: DelayBounds { packets: 2, ..DelayBounds::default() }, ..Bounds::default() };
     bounds.queues.pending = 2;
     bounds.inboxes = InboxBounds { inboxes: 2, per_link: 2, buffer: 1, buffered: 1 };
     let mut w = World::with(bounds, Admission::Open);

@@ -345,6 +345,8 @@ numbers! {
         MIXED_SEND_INTERVAL_US = 25,
         /// Time between a client's scheduled packets in microseconds: `steady`.
         STEADY_SEND_INTERVAL_US = 26,
+        /// Mean time between two loops of a relay's own in microseconds, 0 for none.
+        RELAY_LOOP_INTERVAL_US = 27,
         /// Shortest life of a message that a relay may be set to, in milliseconds.
         MESSAGE_TTL_MIN_MS = 32,
         /// Longest life of a message that a relay may be set to, in milliseconds.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use posta_client::session::event::JoinFailure;
-use posta_node::relay::Admission;
+use posta_node::relay::{Admission, LoopCount};
 use posta_protocol::crypto::keyed_hash;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Mono, Now, Wall};
@@ -98,6 +98,12 @@ pub struct Options {
     pub key_epoch: Duration,
     /// What relays ask for before they make a queue.
     pub admission: Admission,
+    /// Mean time between two loops of a relay's own; zero for none.
+    pub loops: Duration,
+    /// Mean delay that loops of the profiles `mixed` and `steady` ask for at each hop.
+    pub hop_delay: Duration,
+    /// A relay that drops a part of all packets in silence: which one, in the order of identities, and what part.
+    pub dropping: Option<(usize, f64)>,
 }
 
 impl Default for Options {
@@ -116,6 +122,9 @@ impl Default for Options {
             epoch: Duration::from_secs(60),
             key_epoch: Duration::from_secs(600),
             admission: Admission::Open,
+            loops: Duration::ZERO,
+            hop_delay: Duration::from_millis(200),
+            dropping: None,
         }
     }
 }
@@ -137,6 +146,8 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// Packets that relays did something for.
     pub carried: u64,
+    /// What became of each relay's own loops, in the order of identities.
+    pub loops: Vec<LoopCount>,
 }
 
 impl Outcome {
@@ -214,7 +225,8 @@ pub fn run(options: &Options) -> Result<Outcome, Broken> {
     let mut rng = ChaCha20Rng::seed_from_u64(options.seed);
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
-    let directory = Directory::new(seed, options.edges, options.mixes, options.epoch, options.key_epoch)?;
+    let mut directory = Directory::new(seed, options.edges, options.mixes, options.epoch, options.key_epoch)?;
+    directory.loops(options.loops, options.hop_delay);
     let now = Now { mono: Mono(0), wall: BEGIN };
     let documents = directory.documents(now.wall)?;
     let mut relays = directory
@@ -224,8 +236,13 @@ pub fn run(options: &Options) -> Result<Outcome, Broken> {
         .collect::<Result<Vec<_>, _>>()?;
     if let Some(restore) = &options.restore {
         for relay in relays.iter_mut().filter(|relay| relay.is_edge) {
-            relay.use_disk(&restore.folder, now, &documents.consensus)?;
+            relay.use_disk(&restore.folder, now, &documents)?;
         }
+    }
+    if let Some((relay, part)) = options.dropping
+        && let Some(relay) = relays.get_mut(relay)
+    {
+        relay.drops = part;
     }
     let clients = Side::BOTH.iter().map(|_| ClientNode::new(&mut rng)).collect();
     let mut world = World {
@@ -282,6 +299,7 @@ impl World<'_> {
             trace: self.trace,
             elapsed: self.now.mono.since(Mono(0)),
             carried: self.relays.iter().map(RelayNode::carried).sum(),
+            loops: self.relays.iter().map(RelayNode::loops).collect(),
         })
     }
 

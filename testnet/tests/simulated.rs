@@ -181,3 +181,58 @@ fn all_edges_killed_for_good_is_counted_as_lost() {
     assert!(!outcome.is_clean(&options));
     assert!(outcome.ledger.delivered() > 0 && outcome.ledger.delivered() < outcome.ledger.total(), "{outcome:?}");
 }
+
+/// What became of all relays' loops in a network with a relay that drops this part of what it gets, and how many relays
+/// have lost any; the number of the dropping one is 4.
+fn loops(seed: u64, part: f64, loss: f64) -> (Options, Outcome) {
+    let options = Options {
+        seed,
+        messages: 5,
+        // Long enough that most losses are known at the end: half a minute after a loop's delays.
+        over: Duration::from_secs(240),
+        key_epoch: Duration::from_secs(3600),
+        loops: Duration::from_secs(1),
+        dropping: Some((4, part)),
+        loss,
+        ..Options::default()
+    };
+    let outcome = run(&options).unwrap();
+    (options, outcome)
+}
+
+fn permille(outcome: &Outcome) -> u64 {
+    let sum = |of: fn(&posta_node::relay::LoopCount) -> u64| outcome.loops.iter().map(of).sum::<u64>();
+    let (returned, lost) = (sum(|l| l.returned), sum(|l| l.lost));
+    assert!(returned > 200, "{returned} returned, {lost} lost");
+    lost * 1000 / (returned + lost)
+}
+
+#[test]
+fn relays_loops_come_back_and_hurt_no_message() {
+    for seed in 1..=3 {
+        let (options, outcome) = loops(seed, 0.0, 0.0);
+        assert!(outcome.is_clean(&options), "seed {seed}: {outcome:?}");
+        assert_eq!(permille(&outcome), 0, "seed {seed}: {:?}", outcome.loops);
+        assert!(outcome.loops.iter().all(|relay| relay.returned > 5), "seed {seed}: each relay: {:?}", outcome.loops);
+    }
+}
+
+#[test]
+fn a_relay_that_drops_packets_shows_as_loss_of_loops() {
+    for seed in 1..=2 {
+        let (_, honest) = loops(seed, 0.0, 0.0);
+        let (_, little) = loops(seed, 0.2, 0.0);
+        let (_, much) = loops(seed, 0.9, 0.0);
+        let all = [honest, little, much].map(|outcome| permille(&outcome));
+        // One of twelve relays: it stands on the way of a sixth to a half of all loops, by its place.
+        assert!(all[0] == 0 && all[1] >= 15 && all[2] >= 2 * all[1] && all[2] > 100, "seed {seed}: {all:?}");
+    }
+}
+
+#[test]
+fn loops_measure_the_loss_of_links() {
+    let (_, outcome) = loops(5, 0.0, 0.02);
+    // A circle has three links if a mix sends it, six if an edge does: on average 8.5 %.
+    let lost = permille(&outcome);
+    assert!((45..110).contains(&lost), "{lost}");
+}

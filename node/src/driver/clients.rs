@@ -11,7 +11,9 @@ use posta_protocol::secret::Secret;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
+use super::clock::Clock;
 use super::links::{Held, hello};
+use super::pace::Pace;
 use super::workers::Intake;
 use crate::relay::{ClientLink, Source};
 
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) consensus: Held,
     pub(crate) intake: Intake,
     pub(crate) events: mpsc::Sender<ClientEvent>,
+    pub(crate) clock: Clock,
+    pub(crate) packets_per_second: u32,
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -72,19 +76,24 @@ async fn serve(shared: Shared, connection: Connection, number: ClientLink) {
     if shared.events.send(ClientEvent::Up(number, backlog)).await.is_err() {
         return;
     }
+    let pace = Pace::client(shared.packets_per_second, &link.connection);
     tokio::spawn(write(link.sender, queue));
-    read(&shared, link.receiver, number).await;
+    read(&shared, link.receiver, number, &pace).await;
     // Fails when the owner is gone, at the end.
     let _ = shared.events.send(ClientEvent::Gone(number)).await;
 }
 
-async fn read(shared: &Shared, mut receiver: LinkReceiver, number: ClientLink) {
+async fn read(shared: &Shared, mut receiver: LinkReceiver, number: ClientLink, pace: &Pace) {
     let mut stopping = shared.stopping.clone();
     loop {
         let received = tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return,
             received = receiver.recv() => received,
         };
+        let wait = pace.turn(shared.clock.now().mono);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         let taken = match received {
             None | Some(Received::Control(Frame::Goodbye)) => return,
             Some(Received::Packet(packet)) => shared.intake.packet(Source::Client(number), packet).await,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use posta_link::Endpoint;
 use posta_link::fetch::{FetchError, Network, fetch_consensus, look_for_forks, post_descriptor, withdraw};
 use posta_protocol::crypto::xwing::KemPublicKey;
-use posta_protocol::document::{Consensus, Descriptor, Extensions, Refusal, Succession, Withdrawal, verify_succession};
+use posta_protocol::document::{
+    Consensus, Descriptor, Extensions, MixKeys, Refusal, Succession, Withdrawal, verify_succession,
+};
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::now::Wall;
@@ -44,6 +46,9 @@ pub(crate) const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
 
 /// Public mix keys, as the descriptor carries them.
 pub(crate) type PublicKeys = Vec<(KeyEpoch, KemPublicKey)>;
+
+/// The mix keys that the newest consensus binds; none after a start from the one on disk, until there is a newer one.
+pub(crate) type Parts = Vec<Arc<MixKeys>>;
 
 /// What is posted and fetched with.
 pub(crate) struct Directory {
@@ -104,13 +109,18 @@ pub(crate) async fn turn_keys(
 
 impl Directory {
     /// Fetches each consensus as it comes, and keeps it on disk.
-    pub(crate) async fn fetch(self: Arc<Self>, newest: watch::Sender<Option<Arc<Consensus>>>, cache: Cache) {
+    pub(crate) async fn fetch(
+        self: Arc<Self>,
+        newest: watch::Sender<Option<Arc<Consensus>>>,
+        parts: watch::Sender<Parts>,
+        cache: Cache,
+    ) {
         let mut pause = RETRY_FIRST;
         let mut said = String::new();
         loop {
             let held = newest.borrow().clone();
             match fetch_consensus(&self.network, &self.dialer, wall(), held.as_deref()).await {
-                Ok((consensus, _)) => {
+                Ok((consensus, keys)) => {
                     self.board.fetched(Ok(()));
                     self.look_at(&consensus, held.is_none());
                     said.clear();
@@ -120,6 +130,7 @@ impl Directory {
                     }
                     // Before anyone acts on it: a relay that must start again because of it starts with it.
                     keep(&cache, &consensus, held).await;
+                    parts.send_replace(keys.into_iter().map(Arc::new).collect());
                     newest.send_replace(Some(consensus));
                 }
                 Err(FetchError::NothingNewer) => {}

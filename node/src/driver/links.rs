@@ -16,7 +16,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, warn};
 
 use super::board::LinkCounts;
-use super::clock::wall;
+use super::clock::{Clock, wall};
+use super::pace::Pace;
 use super::workers::Intake;
 use crate::relay::Source;
 
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) endpoint: Endpoint,
     pub(crate) consensus: Held,
     pub(crate) intake: Intake,
+    pub(crate) clock: Clock,
+    pub(crate) packets_per_second: u32,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) open: LinkCounts,
     /// Told when a peer holds another consensus for our epoch.
@@ -255,7 +258,7 @@ impl PeerTask {
         let Link { peer_hello, sender, receiver, connection } = link;
         self.look_for_forks(&peer_hello);
         let counted = self.shared.open.count(connection.dialled());
-        let receive = receive(receiver, self.id, self.shared.intake.clone(), self.shared.stopping.clone());
+        let receive = receive(receiver, self.id, self.shared.clone());
         tokio::spawn(async move {
             receive.await;
             drop(counted);
@@ -318,12 +321,18 @@ async fn reach(shared: Shared, id: RelayId, pause: Duration) -> Option<Link> {
     None
 }
 
-async fn receive(mut receiver: LinkReceiver, from: RelayId, intake: Intake, mut stopping: watch::Receiver<bool>) {
+async fn receive(mut receiver: LinkReceiver, from: RelayId, shared: Shared) {
+    let Shared { intake, clock, packets_per_second, mut stopping, .. } = shared;
+    let pace = Pace::new(packets_per_second, None);
     loop {
         let received = tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return,
             received = receiver.recv() => received,
         };
+        let wait = pace.turn(clock.now().mono);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         match received {
             Some(Received::Packet(packet)) => {
                 if !intake.packet(Source::Relay(from), packet).await {

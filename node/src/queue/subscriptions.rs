@@ -10,6 +10,8 @@ use posta_protocol::params::MAX_QUEUE_SURBS;
 pub use posta_protocol::params::{MAX_PACE, RESEND_AFTER};
 use rand_core::CryptoRng;
 
+use crate::relay::exponential;
+
 /// Queues with a subscription; then the one longest without an event is dropped.
 pub const MAX_SUBSCRIPTIONS: usize = 65_536;
 /// Reply blocks of all queues, about 320 MB; then the queue longest without an event gives up its own.
@@ -60,6 +62,7 @@ struct Subscription {
 pub(super) struct Subscriptions {
     max_queues: usize,
     max_blocks: usize,
+    max_per_queue: usize,
     queues: HashMap<QueueId, Subscription>,
     /// Least recently touched first.
     order: BTreeMap<u64, QueueId>,
@@ -69,10 +72,11 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    pub(super) fn new(max_queues: usize, max_blocks: usize) -> Self {
+    pub(super) fn new(max_queues: usize, max_blocks: usize, max_per_queue: usize) -> Self {
         Self {
             max_queues,
             max_blocks,
+            max_per_queue: max_per_queue.clamp(1, MAX_QUEUE_SURBS),
             queues: HashMap::new(),
             order: BTreeMap::new(),
             ticks: 0,
@@ -92,7 +96,7 @@ impl Subscriptions {
         let sub = self.queues.entry(queue).or_default();
         sub.pace = pace;
         for block in blocks {
-            if sub.blocks.len() >= MAX_QUEUE_SURBS && sub.blocks.pop_front().is_some() {
+            if sub.blocks.len() >= self.max_per_queue && sub.blocks.pop_front().is_some() {
                 self.blocks -= 1;
                 dropped += 1;
             }
@@ -269,13 +273,6 @@ impl Subscriptions {
     }
 }
 
-/// A time drawn from the exponential distribution with this mean.
-fn exponential(mean: Duration, rng: &mut (dyn CryptoRng + Send)) -> Duration {
-    // 53 random bits: uniform in (0, 1], so that the logarithm is finite.
-    let uniform = ((rng.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-    mean.mul_f64(-uniform.ln())
-}
-
 #[cfg(test)]
 mod tests {
     use posta_protocol::codec::Reader;
@@ -301,7 +298,7 @@ mod tests {
 
     #[test]
     fn every_table_has_its_bound() {
-        let mut all = Subscriptions::new(2, 6);
+        let mut all = Subscriptions::new(2, 6, MAX_QUEUE_SURBS);
         assert_eq!(all.add(queue(1), subscribed(2)), 0);
         assert_eq!(all.add(queue(2), subscribed(2)), 0);
         assert_eq!(all.add(queue(3), subscribed(1)), 2, "the least recently used queue goes");
@@ -309,7 +306,7 @@ mod tests {
         assert_eq!(all.add(queue(3), subscribed(3)), 0);
         assert_eq!(all.add(queue(3), subscribed(1)), 2, "too many blocks in all: the other queue goes");
         assert_eq!(all.sizes(), [1, 1, 0, 5]);
-        let mut one = Subscriptions::new(9, 99);
+        let mut one = Subscriptions::new(9, 99, MAX_QUEUE_SURBS);
         assert_eq!(one.add(queue(1), subscribed(MAX_QUEUE_SURBS + 3)), 3, "the oldest blocks of a queue go");
         assert_eq!(one.sizes(), [1, 1, 0, MAX_QUEUE_SURBS]);
         assert_eq!(one.add(queue(2), subscribed(0)), 0, "without a block there is nothing to keep");
@@ -318,7 +315,7 @@ mod tests {
 
     #[test]
     fn in_flight_messages_are_bounded_and_left_out_until_they_are_old() {
-        let mut all = Subscriptions::new(9, 9999);
+        let mut all = Subscriptions::new(9, 9999, MAX_QUEUE_SURBS);
         for n in 1..=MAX_IN_FLIGHT as u64 + 1 {
             all.add(queue(1), subscribed(1));
             let (after, skip) = all.begin(Mono(0), &queue(1)).unwrap();
@@ -336,7 +333,7 @@ mod tests {
 
     #[test]
     fn blocks_go_with_their_key_epoch() {
-        let mut all = Subscriptions::new(9, 99);
+        let mut all = Subscriptions::new(9, 99, MAX_QUEUE_SURBS);
         all.add(queue(1), Subscribed { acked: 0, pace: Duration::ZERO, blocks: [block(1), block(2)].into() });
         all.add(queue(2), subscribed(2));
         assert_eq!(all.purge(|epoch| epoch == KeyEpoch(2)), 3);
@@ -345,7 +342,7 @@ mod tests {
 
     #[test]
     fn paced_turns_come_at_the_rate_asked_for() {
-        let mut all = Subscriptions::new(9, 99);
+        let mut all = Subscriptions::new(9, 99, MAX_QUEUE_SURBS);
         let rng = &mut ChaCha20Rng::seed_from_u64(1);
         let pace = Duration::from_secs(2);
         all.add(queue(1), Subscribed { acked: 0, pace, blocks: [block(1)].into() });

@@ -18,6 +18,12 @@ pub struct Counters {
     pub stored: u64,
     /// Cover that ended here.
     pub cover: u64,
+    /// Loops of this relay's own that were sent.
+    pub loops_sent: u64,
+    /// Loops that came back whole.
+    pub loops_returned: u64,
+    /// Loops that didn't come back in time, or garbled.
+    pub loops_lost: u64,
     /// Dropped: failed to peel, or a replay.
     pub refused: u64,
     /// Dropped: the replay filter of a key epoch is full.
@@ -26,7 +32,7 @@ pub struct Counters {
     pub replay_unwritten: u64,
     /// Dropped: came from, or was to go to, a place that isn't next on a path.
     pub illegal_route: u64,
-    /// Dropped: too many packets were being delayed.
+    /// Dropped: too many packets, or bytes, were being delayed, and these were due last.
     pub delay_full: u64,
     /// Dropped: the relay stops before their time.
     pub stopped: u64,
@@ -44,6 +50,8 @@ pub struct Counters {
     pub malformed: u64,
     /// Commands answered with what this relay asks for first: a password, a puzzle.
     pub not_admitted: u64,
+    /// Commands to make a queue refused because too many were made in this second.
+    pub create_rate: u64,
     /// Commands refused because too many wait for the store.
     pub busy: u64,
     /// Answers not sent: no reply block, or one that can't be used now.

@@ -15,7 +15,8 @@ use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::document::{
     Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Cut, Deal, Extensions,
-    KeyEpochPart, Origin, Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus, cut, place,
+    KeyEpochPart, MixKeys, Origin, Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus,
+    cut, place,
 };
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
@@ -107,10 +108,16 @@ pub fn entry(id: RelayId, link_key: LinkPublicKey, position: Position) -> RelayE
 
 /// As [`consensus`], of these relays.
 pub fn consensus_of(at: Wall, relays: Vec<RelayEntry>) -> Arc<Consensus> {
+    consensus_with(at, relays, None)
+}
+
+/// As [`consensus_of`], with a mean time between relays' loops.
+pub fn consensus_with(at: Wall, relays: Vec<RelayEntry>, loops_us: Option<u64>) -> Arc<Consensus> {
     let (identity, known) = (authority(), authorities());
     let signing = SignKey::from_seed(&Secret::new([10; 32]));
     let mut params = Params::default();
     assert!(params.set(parameter::KEY_EPOCH_MS, KEY_EPOCH.as_millis() as u64));
+    assert!(loops_us.is_none_or(|us| params.set(parameter::RELAY_LOOP_INTERVAL_US, us)));
     let epoch = epoch_at(at);
     let hour = Duration::from_secs(3600);
     let body = ConsensusBody {
@@ -146,6 +153,13 @@ fn deal(key_epoch: KeyEpoch, relays: &[RelayEntry]) -> Deal {
     };
     let fits = |deal: &Deal| relays.iter().all(|relay| place(deal, relay) == relay.layers[0]);
     (0..=u8::MAX).map(with).find(fits).unwrap_or_else(|| with(0))
+}
+
+/// The mix keys of a key epoch, as the consensus would bind them.
+pub fn mix_keys(epoch: KeyEpoch) -> Arc<MixKeys> {
+    let mut keys: Vec<_> = ALL.iter().map(|(id, _)| (*id, mix_key(*id, epoch).public().clone())).collect();
+    keys.sort_by_key(|(id, _)| *id);
+    Arc::new(MixKeys { key_epoch: epoch, keys })
 }
 
 pub fn epoch_at(at: Wall) -> KeyEpoch {
@@ -214,8 +228,25 @@ impl World {
         world
     }
 
+    /// As [`World::new`], with a mean time between relays' loops in microseconds.
+    pub fn with_interval(loops_us: Option<u64>) -> Self {
+        let mut world = Self::new();
+        let relays = ALL.map(|(id, position)| entry(id, LinkPublicKey(id.0), position)).into();
+        let consensus = consensus_with(world.now.wall, relays, loops_us);
+        for relay in ALL.map(|(id, _)| id) {
+            world.event(relay, Event::Consensus(Arc::clone(&consensus)));
+        }
+        world
+    }
+
     pub fn core(&mut self, relay: RelayId) -> &mut Relay {
         &mut self.nodes.get_mut(&relay).unwrap().core
+    }
+
+    /// Gives a relay the mix keys of this key epoch and the next: from now on it sends loops.
+    pub fn loops(&mut self, relay: RelayId) {
+        let epoch = epoch_at(self.now.wall);
+        self.event(relay, Event::MixKeys([epoch, epoch.next()].map(mix_keys).into()));
     }
 
     pub fn attach(&mut self, link: ClientLink, secret: u8) -> InboxId {

@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 
+use posta_protocol::now::Mono;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ServerConfig, Side};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::connection::Connection;
 use crate::endpoint::HANDSHAKE_TIMEOUT;
 use crate::error::LinkError;
+use crate::limits::{Doorman, HANDSHAKES_AT_ONCE, Place, PortLimits, Verdict};
 use crate::transport::Audience;
 
-/// Handshakes under way at once, the finished ones that nobody has taken yet included; more are refused.
-pub(crate) const HANDSHAKES_AT_ONCE: usize = 256;
-/// With fewer places than this left, a peer must first show that its address is its own (QUIC's retry).
-const PLACES_WITHOUT_RETRY: usize = HANDSHAKES_AT_ONCE / 2;
 /// Finished connections that wait for `accept`; when full, their handshakes keep their places.
 pub(crate) const ACCEPTED_WAITING: usize = 64;
 /// First packets that wait to be looked at; more are refused.
@@ -37,43 +35,54 @@ pub(crate) fn server_config(tls: QuicServerConfig, audience: Audience) -> Server
 }
 
 /// Accepts until the endpoint is closed.
-pub(crate) async fn run(quic: quinn::Endpoint, audience: Audience, finished: mpsc::Sender<Connection>) {
+pub(crate) async fn run(
+    quic: quinn::Endpoint,
+    audience: Audience,
+    limits: PortLimits,
+    finished: mpsc::Sender<Connection>,
+) {
+    let start = Instant::now();
+    let door = Doorman::new(limits);
     let places = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
     while let Some(incoming) = quic.accept().await {
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            debug!("too many handshakes at once: one refused");
-            incoming.refuse();
-            continue;
+        let now = Mono(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let under_way = HANDSHAKES_AT_ONCE.saturating_sub(places.available_permits());
+        let address = incoming.remote_address().ip();
+        let validated = incoming.remote_address_validated();
+        let place = match door.judge(now, address, validated, quic.open_connections(), under_way) {
+            Verdict::Accept(place) => place,
+            Verdict::Retry => {
+                // The peer comes back with a token. Fails only for a validated address, which this is not.
+                let _ = incoming.retry();
+                continue;
+            }
+            Verdict::Refuse => {
+                debug!("too many connections or handshakes: one refused");
+                incoming.refuse();
+                continue;
+            }
         };
-        if quic.open_connections() >= audience.max_connections() {
-            debug!("too many connections: one refused");
-            incoming.refuse();
-            continue;
-        }
-        if places.available_permits() < PLACES_WITHOUT_RETRY && !incoming.remote_address_validated() {
-            // The peer comes back with a token. Fails only for a validated address, which this is not.
-            let _ = incoming.retry();
-            continue;
-        }
+        // Always there: nobody else takes any.
+        let Ok(permit) = Arc::clone(&places).try_acquire_owned() else { continue };
         let finished = finished.clone();
         tokio::spawn(async move {
-            match handshake(incoming, audience).await {
+            match handshake(incoming, audience, place).await {
                 Ok(connection) => {
                     // Fails when the endpoint is gone; the connection then closes as it is dropped.
                     let _ = finished.send(connection).await;
                 }
                 Err(e) => debug!("a handshake failed: {e}"),
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-async fn handshake(incoming: quinn::Incoming, audience: Audience) -> Result<Connection, LinkError> {
+async fn handshake(incoming: quinn::Incoming, audience: Audience, place: Place) -> Result<Connection, LinkError> {
     let connecting = incoming.accept().map_err(|e| LinkError::from_quic(&e))?;
     match timeout(HANDSHAKE_TIMEOUT, connecting).await {
         Err(_) => Err(LinkError::Timeout),
         Ok(Err(e)) => Err(LinkError::from_quic(&e)),
-        Ok(Ok(quic)) => Connection::finished(quic, audience),
+        Ok(Ok(quic)) => Connection::finished(quic, audience, Some(place)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use posta_protocol::frame::Hello;
 use posta_protocol::ids::LinkPublicKey;
@@ -11,6 +12,7 @@ use quinn::{ReadToEndError, RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 
 use crate::error::LinkError;
+use crate::limits::{Place, SharedRate};
 use crate::link::{self, Link};
 use crate::tls::proved_key;
 use crate::transport::{Audience, CLOSE_BREACH, CLOSE_DONE, CLOSE_MISMATCH};
@@ -21,6 +23,8 @@ pub struct Connection {
     pub(crate) quic: quinn::Connection,
     audience: Audience,
     peer: Option<LinkPublicKey>,
+    /// What it takes of its port's limits, until the last handle is dropped.
+    place: Option<Arc<Place>>,
 }
 
 impl fmt::Debug for Connection {
@@ -31,14 +35,18 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Takes over a connection, after one more look at what was agreed: QUIC alone accepts two sides without ALPN.
-    pub(crate) fn finished(quic: quinn::Connection, audience: Audience) -> Result<Self, LinkError> {
+    pub(crate) fn finished(
+        quic: quinn::Connection,
+        audience: Audience,
+        place: Option<Place>,
+    ) -> Result<Self, LinkError> {
         let agreed = quic.handshake_data().and_then(|d| d.downcast::<HandshakeData>().ok());
         if agreed.and_then(|d| d.protocol).as_deref() != Some(audience.alpn()) {
             quic.close(CLOSE_MISMATCH, b"");
             return Err(LinkError::Version);
         }
         let peer = proved_key(&quic);
-        Ok(Self { quic, audience, peer })
+        Ok(Self { quic, audience, peer, place: place.map(Arc::new) })
     }
 
     /// The key that the other side has proved; `None` for an anonymous one.
@@ -57,6 +65,13 @@ impl Connection {
     #[must_use]
     pub fn id(&self) -> usize {
         self.quic.stable_id()
+    }
+
+    /// The rate that all clients of the peer's network share; `None` on a connection that this side dialled. Keeping to
+    /// it is up to the owner.
+    #[must_use]
+    pub fn network_rate(&self) -> Option<Arc<SharedRate>> {
+        self.place.as_ref().map(|place| place.packets())
     }
 
     /// Whether the connection is closed already.

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::accept;
 use crate::connection::Connection;
 use crate::error::LinkError;
+use crate::limits::PortLimits;
 use crate::tls::{self, ExpectedServer, LinkKey};
 use crate::transport::{Audience, CLOSE_DONE, endpoint_config};
 
@@ -90,7 +91,21 @@ impl Endpoint {
     /// # Errors
     /// [`LinkError::PortInUse`], [`LinkError::Bind`], [`LinkError::Key`] or [`LinkError::Build`].
     pub fn bind(addr: SocketAddr, audience: Audience, key: &LinkKey, admit: Arc<dyn Admit>) -> Result<Self, LinkError> {
-        Self::bind_with(&tls::provider(), addr, audience, key, admit)
+        Self::bind_limited(addr, audience, key, admit, PortLimits::of(audience))
+    }
+
+    /// As [`Endpoint::bind`], with limits of the owner's choice.
+    ///
+    /// # Errors
+    /// As [`Endpoint::bind`].
+    pub fn bind_limited(
+        addr: SocketAddr,
+        audience: Audience,
+        key: &LinkKey,
+        admit: Arc<dyn Admit>,
+        limits: PortLimits,
+    ) -> Result<Self, LinkError> {
+        Self::bind_with(&tls::provider(), addr, audience, key, admit, limits)
     }
 
     pub(crate) fn bind_with(
@@ -99,6 +114,7 @@ impl Endpoint {
         audience: Audience,
         key: &LinkKey,
         admit: Arc<dyn Admit>,
+        limits: PortLimits,
     ) -> Result<Self, LinkError> {
         let socket = open_socket(addr)?;
         let port = socket.local_addr().map_err(|source| LinkError::Bind { addr, source })?.port();
@@ -109,7 +125,7 @@ impl Endpoint {
             quinn::Endpoint::new(endpoint_config(key, audience, port), Some(server), socket, Arc::new(TokioRuntime))
                 .map_err(|source| LinkError::Bind { addr, source })?;
         let (finished, accepted) = mpsc::channel(accept::ACCEPTED_WAITING);
-        let acceptor = tokio::spawn(accept::run(quic.clone(), audience, finished)).abort_handle();
+        let acceptor = tokio::spawn(accept::run(quic.clone(), audience, limits, finished)).abort_handle();
         Ok(Self {
             inner: Arc::new(Inner {
                 quic,
@@ -198,7 +214,7 @@ impl Endpoint {
             Ok(Err(e)) => return Err(LinkError::from_quic(&e)),
             Ok(Ok(quic)) => quic,
         };
-        let connection = Connection::finished(quic, inner.audience)?;
+        let connection = Connection::finished(quic, inner.audience, None)?;
         if connection.peer() != Some(peer) {
             connection.close();
             return Err(LinkError::WrongPeer);

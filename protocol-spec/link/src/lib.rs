@@ -19,6 +19,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`endpoint`] | a UDP port: listening, dialling, who is admitted |
+//! | [`limits`] | who may have a handshake: by network, by rate, in all |
 //! | [`connection`] | a finished handshake; requests and replies |
 //! | [`link`] | hello, packets and control frames |
 //! | [`tls`] | keys, verifiers, what is negotiated (nothing) |
@@ -33,6 +34,7 @@ pub mod error;
 pub mod exit;
 pub mod fetch;
 pub mod keys;
+pub mod limits;
 pub mod link;
 pub mod logs;
 #[cfg(test)]
@@ -43,6 +45,7 @@ pub mod transport;
 pub use connection::{Connection, Responder};
 pub use endpoint::{Admit, AnyPeer, Endpoint};
 pub use error::{Closed, ControlError, LinkError, SendError};
+pub use limits::{PortLimits, Rate, SharedRate};
 pub use link::{Link, LinkReceiver, LinkSender, Received};
 pub use posta_protocol::ids::LinkPublicKey;
 pub use tls::LinkKey;

@@ -13,10 +13,11 @@ use posta_protocol::packet::Packet;
 use posta_protocol::secret::Secret;
 use tokio::time::timeout;
 
-use crate::accept::{ACCEPTED_WAITING, HANDSHAKES_AT_ONCE};
+use crate::accept::ACCEPTED_WAITING;
 use crate::connection::Connection;
 use crate::endpoint::{Admit, AnyPeer, Endpoint, HANDSHAKE_TIMEOUT};
 use crate::error::{LinkError, SendError};
+use crate::limits::{HANDSHAKES_AT_ONCE, PortLimits};
 use crate::link::{CLIENT_SEND_QUEUE, CONTROL, Link, PACKETS, Received};
 use crate::tls::{self, LinkKey};
 use crate::transport::{Audience, CLOSE_BREACH, LINK_IDLE, LINK_KEEP_ALIVE};
@@ -219,7 +220,9 @@ async fn a_peer_without_the_hybrid_key_exchange_is_refused() {
     let e = within(dialler.connect(addr, key(1).public())).await.unwrap_err();
     assert!(matches!(e, LinkError::Cryptography), "{e}");
 
-    let listener = Endpoint::bind_with(&classical, ANY_PORT, Audience::Link, &key(1), Arc::new(AnyPeer)).unwrap();
+    let limits = PortLimits::of(Audience::Link);
+    let bound = Endpoint::bind_with(&classical, ANY_PORT, Audience::Link, &key(1), Arc::new(AnyPeer), limits);
+    let listener = bound.unwrap();
     let dialler = Endpoint::dialer(HOST, Audience::Link, Some(&key(2))).unwrap();
     let e = within(dialler.connect(listener.local_addr().unwrap(), key(1).public())).await.unwrap_err();
     assert!(matches!(e, LinkError::Cryptography), "{e}");
@@ -272,7 +275,9 @@ async fn a_silent_address_is_unreachable_and_a_silent_handshake_blocks_no_other(
 
 #[tokio::test]
 async fn a_flood_of_handshakes_is_refused_and_passes() {
-    let (listener, addr) = listen(Audience::Link, 1, AnyPeer);
+    let limits = PortLimits { handshakes: 100_000, handshakes_per_network: 100_000, ..PortLimits::of(Audience::Link) };
+    let listener = Endpoint::bind_limited(ANY_PORT, Audience::Link, &key(1), Arc::new(AnyPeer), limits).unwrap();
+    let addr = listener.local_addr().unwrap();
     let dialler = Endpoint::dialer(HOST, Audience::Link, Some(&key(2))).unwrap();
     // Nobody accepts. From the middle on, the dialler must show that its address is its own.
     let mut connections = Vec::new();
@@ -286,6 +291,25 @@ async fn a_flood_of_handshakes_is_refused_and_passes() {
     }
     connections.push(within(dialler.connect(addr, key(1).public())).await.unwrap());
     within(listener.accept()).await.unwrap();
+}
+
+/// The limits of `limits.rs` at a real port: too many connections of one network, and a place that is free again.
+#[tokio::test]
+async fn a_network_with_too_many_connections_is_refused_until_one_ends() {
+    let limits = PortLimits { connections_per_network: 4, ..PortLimits::of(Audience::Client) };
+    let listener = Endpoint::bind_limited(ANY_PORT, Audience::Client, &key(1), Arc::new(AnyPeer), limits).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let dialler = Endpoint::dialer(HOST, Audience::Client, None).unwrap();
+    let mut held = Vec::new();
+    // From the third on, with a token.
+    for _ in 0..4 {
+        let ours = within(dialler.connect(addr, key(1).public())).await.unwrap();
+        held.push((ours, within(listener.accept()).await.unwrap()));
+    }
+    let e = within(dialler.connect(addr, key(1).public())).await.unwrap_err();
+    assert!(matches!(e, LinkError::Busy), "{e}");
+    drop(held.pop());
+    within(dialler.connect(addr, key(1).public())).await.unwrap();
 }
 
 #[tokio::test]

@@ -73,15 +73,6 @@ impl Audience {
         }
     }
 
-    /// Connections that a listening port keeps at most; further ones are refused.
-    pub(crate) const fn max_connections(self) -> usize {
-        match self {
-            Self::Link => 4_096,
-            Self::Client => 20_000,
-            Self::Directory => 2_048,
-        }
-    }
-
     /// The settings of a connection on one side.
     pub(crate) fn transport(self, side: Side) -> TransportConfig {
         let mut t = TransportConfig::default();

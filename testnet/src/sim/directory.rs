@@ -92,6 +92,14 @@ impl Directory {
         Ok(Self { seed, authorities, relays, params, alive: [true; AUTHORITIES] })
     }
 
+    /// Sets how often relays send loops of their own, zero for never, and how long those of the slow profiles are held.
+    pub fn loops(&mut self, interval: Duration, hop_delay: Duration) {
+        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        self.params.set(parameter::RELAY_LOOP_INTERVAL_US, us(interval));
+        self.params.set(parameter::MIXED_HOP_DELAY_US, us(hop_delay));
+        self.params.set(parameter::STEADY_HOP_DELAY_US, us(hop_delay));
+    }
+
     /// An authority dies for good.
     pub fn kill(&mut self, authority: usize) {
         if let Some(alive) = self.alive.get_mut(authority) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use posta_node::relay::replay::{ReplaySecret, ReplayShard};
 use posta_node::relay::worker::{Peeler, Ring};
-use posta_node::relay::{Action, Admission, Bounds, ClientLink, Event, Relay, Settings, Source, Token};
+use posta_node::relay::{Action, Admission, Bounds, ClientLink, Event, LoopCount, Relay, Settings, Source, Token};
 use posta_protocol::document::Consensus;
 use posta_protocol::ids::{Incarnation, KeyEpoch, RelayId};
 use posta_protocol::now::{Mono, Now, Wall};
@@ -14,6 +14,7 @@ use posta_protocol::onion::KeyRing;
 use posta_protocol::packet::Packet;
 use posta_protocol::secret::Secret;
 use posta_store::{Backups, Limits, MemoryStore, QueueOp, QueueStore, RocksStore, restore};
+use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -66,6 +67,10 @@ pub(super) struct RelayNode {
     admission: Admission,
     seed: ChaCha20Rng,
     carried_before: u64,
+    /// Its own loops that ended, of all its processes but the one that runs.
+    loops_before: LoopCount,
+    /// The part of the packets that it drops, for whatever reason a relay drops packets in silence.
+    pub(super) drops: f64,
     pub(super) timer: Option<Mono>,
 }
 
@@ -114,17 +119,19 @@ impl RelayNode {
             admission: admission.clone(),
             seed,
             carried_before: 0,
+            loops_before: LoopCount::default(),
+            drops: 0.0,
             timer: None,
         };
-        node.start(now, &documents.consensus);
+        node.start(now, documents);
         Ok(node)
     }
 
     /// Puts its queues, of which there are none yet, on a real disk.
-    pub(super) fn use_disk(&mut self, folder: &Path, now: Now, consensus: &Arc<Consensus>) -> Result<(), Broken> {
+    pub(super) fn use_disk(&mut self, folder: &Path, now: Now, documents: &Documents) -> Result<(), Broken> {
         let folder = folder.join(self.id.short());
         self.open(folder)?;
-        self.start(now, consensus);
+        self.start(now, documents);
         Ok(())
     }
 
@@ -157,17 +164,18 @@ impl RelayNode {
     }
 
     /// Starts a process, the first or one after a kill.
-    pub(super) fn start(&mut self, now: Now, consensus: &Arc<Consensus>) {
+    pub(super) fn start(&mut self, now: Now, documents: &Documents) {
         let rng = ChaCha20Rng::from_rng(&mut self.seed);
         let settings = Settings {
             relay: self.id,
-            geometry: consensus.geometry(),
+            geometry: documents.consensus.geometry(),
             incarnation: self.store.incarnation(),
             admission: self.admission.clone(),
             bounds: Bounds::default(),
         };
         let mut core = Relay::new(settings, Box::new(rng));
-        core.handle(now, Event::Consensus(Arc::clone(consensus)));
+        core.handle(now, Event::Consensus(Arc::clone(&documents.consensus)));
+        core.handle(now, Event::MixKeys(documents.mix_keys.clone()));
         self.process = Some(core);
         self.timer = None;
     }
@@ -175,6 +183,7 @@ impl RelayNode {
     /// SIGKILL.
     pub(super) fn kill(&mut self) {
         self.carried_before = self.carried();
+        self.loops_before = self.loops();
         self.process = None;
         self.life += 1;
         self.timer = None;
@@ -188,6 +197,7 @@ impl RelayNode {
         self.peeler.set_ring(ring(&self.id, directory, &documents.consensus, now.wall)?);
         if let Some(core) = &mut self.process {
             core.handle(now, Event::Consensus(Arc::clone(&documents.consensus)));
+            core.handle(now, Event::MixKeys(documents.mix_keys.clone()));
         }
         Ok(())
     }
@@ -197,11 +207,21 @@ impl RelayNode {
         self.carried_before + self.process.as_ref().map_or(0, |core| core.counters().carried())
     }
 
+    /// Loops of its own that ended, of all its processes.
+    pub(super) fn loops(&self) -> LoopCount {
+        let now = self.process.as_ref().map(|core| *core.counters()).unwrap_or_default();
+        LoopCount {
+            returned: self.loops_before.returned + now.loops_returned,
+            lost: self.loops_before.lost + now.loops_lost,
+        }
+    }
+
     /// Takes an input in. An applied operation comes back as what the core is to be told a moment later.
     pub(super) fn input(&mut self, now: Now, input: Input) -> Option<Event> {
         let life = self.life;
         let core = self.process.as_mut()?;
         match input {
+            Input::Packet(..) if self.drops > 0.0 && self.seed.random_bool(self.drops.min(1.0)) => {}
             Input::Packet(from, mut packet) => {
                 if let Ok(peeled) = self.peeler.peel(&mut packet) {
                     core.handle(now, Event::Peeled { from, peeled, packet });

@@ -151,7 +151,7 @@ impl World<'_> {
         let (now, documents) = (self.now, self.directory.documents(self.now.wall)?);
         if let Some(relay) = self.relays.get_mut(r) {
             relay.documents(now, &self.directory, &documents)?;
-            relay.start(now, &documents.consensus);
+            relay.start(now, &documents);
             self.drain_relay(r);
         }
         Ok(())
