@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MetricsConfig {
-    /// An address of this machine alone, as 127.0.0.1:9464 or [::1]:9464. Empty: nowhere.
+    /// An address of this machine alone, as `127.0.0.1:9464` or `[::1]:9464`. Empty: nowhere.
     pub listen: String,
 }
 
