@@ -27,7 +27,7 @@ impl Roles {
     }
 
     pub(super) fn write(self, w: &mut Writer) {
-        w.u8(u8::from(self.edge) * role::EDGE | u8::from(self.mix) * role::MIX);
+        w.u8((u8::from(self.edge) * role::EDGE) | (u8::from(self.mix) * role::MIX));
     }
 }
 
