@@ -14,8 +14,9 @@ use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::crypto::{self, context};
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
-    MixKeys, Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus,
+    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Cut, Deal, Extensions,
+    KeyEpochPart, MixKeys, Origin, Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus,
+    cut, place,
 };
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
@@ -203,6 +204,7 @@ impl World {
             bound.push(KeyEpochPart { epoch: *epoch, mix_keys: MixKeys::hash(&part.encode()) });
             parts.push(Arc::new(part));
         }
+        let deals = (0..).zip(&epochs).map(|(column, epoch)| deal(*epoch, column, &entries)).collect();
         let mut params = Params::default();
         params.set(parameter::KEY_EPOCH_MS, self.key_epoch.as_millis() as u64);
         let body = ConsensusBody {
@@ -212,7 +214,7 @@ impl World {
             fresh_until: self.now.wall + self.key_epoch,
             valid_until: self.now.wall + self.key_epoch * 3,
             previous: Hash([0; 32]),
-            shared_random: SharedRandom::default(),
+            shared_random: SharedRandom { deals, ..SharedRandom::default() },
             params,
             key_epochs: bound,
             relays: entries,
@@ -561,4 +563,14 @@ impl World {
         let address = QueueAddress { relay: RelayId([9; 32]), invited: Secret::random(rng), key: Secret::random(rng) };
         Offer::new(vec![address], rng).link([RelayId([9; 32]), RelayId([8; 32])]).to_text()
     }
+}
+
+/// A random value that puts the relays where they are, cut by an earlier consensus.
+fn deal(key_epoch: KeyEpoch, column: usize, relays: &[RelayEntry]) -> Deal {
+    let with = |n: u8| {
+        let deal = Deal { key_epoch, random: [n; 32], origin: Origin::Reveals, listed_before: Wall(1), cut: None };
+        Deal { cut: cut(&deal, relays, 1).ok().map(|last| Cut { dealt: Epoch(0), last }), ..deal }
+    };
+    let fits = |deal: &Deal| relays.iter().all(|relay| place(deal, relay) == relay.layers[column]);
+    (0..=u8::MAX).map(with).find(fits).unwrap_or_else(|| with(0))
 }

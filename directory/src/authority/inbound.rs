@@ -100,8 +100,8 @@ impl<R: CryptoRng> Authority<R> {
     /// Takes a vote in; one that was asked for must be of the round that it was asked for in.
     pub(super) fn take_vote(&mut self, now: Now, asked: Option<Key>, bytes: &[u8]) -> Result<(), Refusal> {
         let hash = Vote::hash(bytes);
-        if self.rounds.values().any(|round| round.vote_bytes(&hash).is_some()) {
-            // Sent again, because our answer got lost: it has been verified.
+        if self.rounds.values().any(|round| round.votes.values().any(|held| held.hash == hash)) {
+            // Sent again, because our answer got lost: it has been verified. (One of two by a cheat may still be needed.)
             return Ok(());
         }
         let vote = UnverifiedVote::decode(bytes)

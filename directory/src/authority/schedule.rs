@@ -38,7 +38,9 @@ impl<R: CryptoRng> Authority<R> {
         let held = self.held_epoch();
         if !self.holds_valid(now) {
             let target = current.max(held.next());
-            return Some(if self.spent == Some(target) { target.next() } else { target });
+            // Those whose signature for this epoch is spent go on to the next; who stayed behind would be missing there.
+            let over = self.spent == Some(target) || self.others_vote_for(target.next());
+            return Some(if over { target.next() } else { target });
         }
         if held > current {
             return None;

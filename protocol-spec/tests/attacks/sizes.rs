@@ -234,6 +234,9 @@ fn documents_of_fixed_size_have_exactly_these() {
         (Request::Echo(vec![0; 10]), 11),
         (Request::Signature(vec![0; 257]), 258),
         (Request::GetVote(Hash([1; 32])), 33),
+        (Request::Withdraw(vec![0; 219]), 220),
+        (Request::Proposal(vec![0; 10]), 11),
+        (Request::GetRound, 1),
     ];
     let mut codes = BTreeSet::new();
     for (request, size) in requests {

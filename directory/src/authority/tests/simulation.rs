@@ -12,6 +12,7 @@ use posta_protocol::registry::parameter;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::super::round::{Key, Round};
 use super::net::{EPOCH_MS, Lie, Net};
 
 const EPOCH: Duration = Duration::from_millis(EPOCH_MS);
@@ -212,6 +213,37 @@ impl Run {
         until(self)
     }
 
+    /// Where everyone stands, for who looks into a failure.
+    fn describe(&self) -> String {
+        let now = self.net.epoch();
+        let one = |i: &usize| {
+            let Some(node) = &self.net.nodes[*i] else { return format!("{i} is down\n") };
+            let round = |(key, round): (&Key, &Round)| {
+                format!(
+                    "    {key:?} {:?} votes {} cheats {} echoes {} wanted {} counted {} proposal {}\n",
+                    round.phase,
+                    round.votes.len(),
+                    round.cheats.len(),
+                    round.echoes.len(),
+                    round.wanted.len(),
+                    round.counted.len(),
+                    round.proposal.is_some()
+                )
+            };
+            format!(
+                "{i} holds {:?}, active {:?}, voted {:?}, signed {:?}, spent {:?}, relays {}, now {now:?}\n{}",
+                node.held_epoch(),
+                node.active,
+                node.voted,
+                node.signed.map(|header| header.epoch),
+                node.spent,
+                node.intake.len(),
+                node.rounds.iter().map(round).collect::<String>()
+            )
+        };
+        self.honest.iter().map(one).collect()
+    }
+
     /// Never two valid consensuses for one epoch: neither published, nor such that liars could still make a second one of
     /// the signatures that honest ones have given.
     fn check(&self) {
@@ -264,7 +296,7 @@ fn simulate(n: usize, seed: u64) {
         let current = run.net.epoch();
         let faulty = u32::try_from(n - run.right.len()).unwrap();
         let on = run.steps(faulty + 3, false, |run| run.net.all_hold(&run.right) >= current.max(held.next()));
-        assert!(on, "no progress (turn {turn}, {liars} liars): {held:?} held in epoch {current:?}");
+        assert!(on, "no progress (turn {turn}, {liars} liars): {held:?} held in {current:?}\n{}", run.describe());
     }
     run.check();
     // Whoever is accused has lied.
