@@ -6,8 +6,8 @@
 //!                                                 v  |
 //!                                            storage thread
 //! ```
-//! One task, the owner, holds the core. What it can't hand on it drops and counts, after a short wait where a relay takes
-//! nothing (`links::PEER_PATIENCE`). Everyone else waits for the owner.
+//! One task, the owner, holds the core and never waits for anyone: what it can't hand on at once is dropped and counted.
+//! Everyone else waits for the owner.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -441,7 +441,7 @@ impl Running {
         consensus.mark_changed();
         let mut configs = self.configs.clone();
         let ended = loop {
-            self.act().await;
+            self.act();
             let next = self.next_tick.min(self.core.poll_timeout().unwrap_or(Mono(u64::MAX)));
             tokio::select! {
                 () = stop.first() => break Ok(()),
@@ -551,12 +551,12 @@ impl Running {
         }
     }
 
-    /// Does what the core asks for. Waits for nobody but, shortly, for a relay that takes nothing.
-    async fn act(&mut self) {
+    /// Does what the core asks for. Never waits.
+    fn act(&mut self) {
         while let Some(action) = self.core.poll() {
             match action {
                 Action::Send { to, packet } => {
-                    if !self.links.send(to, packet).await {
+                    if !self.links.send(to, packet) {
                         self.core.counters_mut().link_backlog += 1;
                     }
                 }

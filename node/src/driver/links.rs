@@ -12,9 +12,7 @@ use posta_protocol::frame::Hello;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
 use posta_protocol::packet::Packet;
 use rand::RngExt;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::board::LinkCounts;
@@ -23,15 +21,8 @@ use super::pace::Pace;
 use super::workers::Intake;
 use crate::relay::Source;
 
-/// Packets that wait for a relay whose link is being dialled or is busy, about 11 MB; then the owner waits for
-/// [`PEER_PATIENCE`], and more are dropped.
+/// Packets that wait for a relay whose link is being dialled or is busy, about 11 MB; more are dropped.
 pub(crate) const PEER_BACKLOG: usize = 512;
-/// How long the owner waits for a relay that takes nothing at all; then not again before [`PEER_PAUSE`] is over and half
-/// of its backlog is gone. The workers wait behind it, and the senders behind them: on a machine with too much to do that
-/// is what paces them, instead of drops of packets whose peeling is paid for. A relay that is stuck costs the others this
-/// once, one that plays stuck again and again a tenth of the time.
-pub(crate) const PEER_PATIENCE: Duration = Duration::from_millis(50);
-const PEER_PAUSE: Duration = Duration::from_millis(500);
 /// Links that were accepted and wait for the owner, or for their peer's task; then accepting waits.
 pub(crate) const ARRIVED_QUEUE: usize = 64;
 const PEER_LINKS: usize = 4;
@@ -84,29 +75,6 @@ pub(crate) struct Links {
 struct Peer {
     packets: mpsc::Sender<Packet>,
     links: mpsc::Sender<Link>,
-    /// Waited for in vain, and not to be waited for again before this.
-    stuck: Option<Instant>,
-}
-
-impl Peer {
-    /// Hands a packet over, or says that it was dropped.
-    async fn send(&mut self, packet: Packet) -> bool {
-        match self.packets.try_send(packet) {
-            Ok(()) => {
-                let over = |until: Instant| self.packets.capacity() >= PEER_BACKLOG / 2 && Instant::now() >= until;
-                if self.stuck.is_some_and(over) {
-                    self.stuck = None;
-                }
-                true
-            }
-            Err(TrySendError::Full(packet)) if self.stuck.is_none() => {
-                let sent = timeout(PEER_PATIENCE, self.packets.send(packet)).await;
-                self.stuck = sent.is_err().then(|| Instant::now() + PEER_PAUSE);
-                matches!(sent, Ok(Ok(())))
-            }
-            Err(_) => false,
-        }
-    }
 }
 
 impl Links {
@@ -114,12 +82,9 @@ impl Links {
         Self { shared, peers: HashMap::new() }
     }
 
-    /// Sends a packet, or says that it was dropped. Waits a little for a relay that takes nothing.
-    pub(crate) async fn send(&mut self, to: RelayId, packet: Packet) -> bool {
-        match self.peer(to, false) {
-            Some(peer) => peer.send(packet).await,
-            None => false,
-        }
+    /// Sends a packet, or says that it was dropped.
+    pub(crate) fn send(&mut self, to: RelayId, packet: Packet) -> bool {
+        self.peer(to, false).is_some_and(|peer| peer.packets.try_send(packet).is_ok())
     }
 
     /// Takes over a link that a relay has opened.
@@ -147,7 +112,7 @@ impl Links {
         }
     }
 
-    fn peer(&mut self, id: RelayId, eager: bool) -> Option<&mut Peer> {
+    fn peer(&mut self, id: RelayId, eager: bool) -> Option<&Peer> {
         if !self.peers.contains_key(&id) {
             self.shared.newest()?.relay(&id)?;
             let (packets, packet_queue) = mpsc::channel(PEER_BACKLOG);
@@ -161,9 +126,9 @@ impl Links {
                 current: None,
             };
             tokio::spawn(task.run());
-            self.peers.insert(id, Peer { packets, links, stuck: None });
+            self.peers.insert(id, Peer { packets, links });
         }
-        self.peers.get_mut(&id)
+        self.peers.get(&id)
     }
 }
 
@@ -378,59 +343,5 @@ async fn receive(mut receiver: LinkReceiver, from: RelayId, shared: Shared) {
             Some(Received::Control(_)) => {}
             None => return,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn packet() -> Packet {
-        Packet::from_bytes(vec![0; 8].into())
-    }
-
-    /// Hands a packet over: whether it was taken, or `None` if the peer was waited for.
-    async fn at_once(peer: &mut Peer) -> Option<bool> {
-        tokio::select! {
-            biased;
-            taken = peer.send(packet()) => Some(taken),
-            () = std::future::ready(()) => None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_relay_that_takes_packets_late_is_waited_for_and_one_that_is_stuck_costs_the_others_one_wait() {
-        let (packets, mut queue) = mpsc::channel(PEER_BACKLOG);
-        let (links, _links) = mpsc::channel(PEER_LINKS);
-        let mut peer = Peer { packets, links, stuck: None };
-        for _ in 0..PEER_BACKLOG {
-            assert_eq!(at_once(&mut peer).await, Some(true));
-        }
-        assert_eq!(at_once(&mut peer).await, None, "waited for");
-        // Taken one by one whenever the owner waits, as on a machine with too much to do: nothing is dropped.
-        let slow = tokio::spawn(async move {
-            for _ in 0..100 {
-                queue.recv().await;
-                tokio::task::yield_now().await;
-            }
-            queue
-        });
-        for n in 0..100 {
-            assert!(peer.send(packet()).await, "{n}");
-        }
-        let mut queue = slow.await.unwrap();
-        // Stuck: one wait, then none, whatever comes.
-        assert!(!peer.send(packet()).await && peer.stuck.is_some());
-        for _ in 0..1_000 {
-            assert_eq!(at_once(&mut peer).await, Some(false));
-        }
-        // Half of it taken and the pause over, it is waited for again.
-        let until = peer.stuck.replace(Instant::now() + PEER_PAUSE * 1_000);
-        for _ in 0..PEER_BACKLOG / 2 + 2 {
-            queue.recv().await;
-        }
-        assert_eq!((at_once(&mut peer).await, peer.stuck.is_some()), (Some(true), true));
-        peer.stuck = until.map(|until| until - PEER_PAUSE);
-        assert_eq!((at_once(&mut peer).await, peer.stuck), (Some(true), None));
     }
 }

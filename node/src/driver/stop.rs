@@ -78,7 +78,7 @@ impl Running {
         tokio::spawn(self.intake.clone().stop());
         let mut peeling = true;
         loop {
-            self.act().await;
+            self.act();
             if !peeling && self.core.delayed() == 0 {
                 break;
             }
@@ -101,7 +101,7 @@ impl Running {
             while let Some(action) = core.poll() {
                 // What would need the store again is left for the next start: nothing was promised yet.
                 if let Action::Send { to, packet } = action {
-                    links.send(to, packet).await;
+                    links.send(to, packet);
                 }
             }
         }
