@@ -480,7 +480,7 @@ pub fn template(config: &Config) -> String {
     );
     for line in posta_link::config::to_toml(config).lines() {
         let key = line.split_once(" = ").map_or("", |(key, _)| key);
-        if let Some((_, comment)) = COMMENTS.iter().find(|(k, _)| *k == key) {
+        if let Some((_, comment)) = COMMENTS.iter().chain(limits::COMMENTS).find(|(k, _)| *k == key) {
             text.push_str("# ");
             text.push_str(comment);
             text.push('\n');

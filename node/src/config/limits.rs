@@ -51,6 +51,30 @@ pub struct LimitsConfig {
     pub creates_per_second: u32,
 }
 
+/// What each key means, for the text of a new configuration file.
+pub(super) const COMMENTS: &[(&str, &str)] = &[
+    (
+        "client_connections",
+        "Clients' connections in all; more are refused. A network, below, is an IPv4 /24 or an IPv6 /48.",
+    ),
+    (
+        "client_connections_per_network",
+        "Clients' connections of one network; from half on an address must be shown first.",
+    ),
+    ("handshakes_per_second", "Handshakes in a second at each port; from half on an address must be shown first."),
+    ("network_handshakes_per_second", "Handshakes in a second with one network."),
+    ("client_packets_per_second", "Packets in a second of one client; more wait."),
+    ("network_packets_per_second", "Packets in a second of all clients of one network; more wait."),
+    ("link_packets_per_second", "Packets in a second of one relay; more wait."),
+    ("delayed_mib", "Packets that wait for their time, in MiB; beyond it those due last are dropped."),
+    ("inboxes", "Clients' inboxes; more are refused."),
+    ("inbox_packets", "Packets in the inboxes of absent clients; beyond it an inbox gives up its oldest."),
+    ("subscriptions", "Queues with reply blocks; beyond it the one longest without an event loses its own."),
+    ("reply_blocks_per_queue", "Reply blocks of one queue, 1 to 8; beyond it the oldest goes."),
+    ("reply_blocks", "Reply blocks of all queues, about 5 KB each; beyond it one queue loses its own."),
+    ("creates_per_second", "Queues made in a second; more are answered `busy`."),
+];
+
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
