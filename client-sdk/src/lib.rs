@@ -40,6 +40,7 @@ pub mod cli;
 pub mod client;
 mod driver;
 pub mod session;
+pub mod store;
 
 pub use client::{CallError, Client, ClientOptions, Invited, StartError};
 pub use driver::EVENT_QUEUE;
