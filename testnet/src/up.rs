@@ -86,13 +86,17 @@ pub async fn up(dir: &Path) -> Result<ExitCode> {
 }
 
 fn connect_help(network: &Network) {
+    let dir = &network.layout().dir;
     // The messenger is built beside this program; where it was moved away, its name will do.
     let posta = std::env::current_exe().map(|exe| exe.with_file_name("posta")).ok().filter(|p| p.exists());
     let posta = posta.unwrap_or_else(|| PathBuf::from("posta"));
     let talk = format!("{} talk --network {}", posta.display(), network.layout().network_file().display());
     println!("The network is up. In one terminal, invite:\n\n  {talk}\n");
     println!("and in another, join with the link that it prints:\n\n  {talk} --join\n");
-    println!("Ctrl-C here, or 'posta-testnet down', ends it and removes {}.", network.layout().dir.display());
+    println!("That keeps nothing. With a state on disk (docs/messaging.md), for each person in a terminal:\n");
+    let file = network.layout().network_file();
+    println!("  {} init --dir FOLDER --network {}\n", posta.display(), file.display());
+    println!("Ctrl-C here, or 'posta-testnet down', ends it and removes {}.", dir.display());
 }
 
 /// Says what runs.
