@@ -44,6 +44,9 @@ enum Command {
         /// Keep keys, stores and logs in this folder; otherwise they go with the demo.
         #[arg(long, value_name = "FOLDER")]
         keep: Option<PathBuf>,
+        /// The clients keep their state on disk, encrypted, and sync it with each step.
+        #[arg(long)]
+        durable: bool,
         /// Instead of a mix and an edge, kill the n-th process: authorities first, then edges, then mixes.
         #[arg(long, value_name = "N", hide = true)]
         victim: Option<usize>,
@@ -194,10 +197,10 @@ fn run(command: Command) -> Result<ExitCode> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         match command {
-            Command::Demo { json, messages, seconds, seed, keep, victim, at, at_start } => {
+            Command::Demo { json, messages, seconds, seed, keep, durable, victim, at, at_start } => {
                 let seed = seed.unwrap_or_else(rand::random);
                 let over = Duration::from_secs(seconds.into());
-                let mut plan = Plan { messages: messages.into(), over, ..Plan::demo(seed) };
+                let mut plan = Plan { messages: messages.into(), over, durable, ..Plan::demo(seed) };
                 if let Some(n) = victim {
                     let at = at_start.map_or(Moment::Share(at), |ms| Moment::Start(Duration::from_millis(ms)));
                     plan.kills = vec![Kill { at, who: Target::Any(n) }];

@@ -154,6 +154,8 @@ fn connect_help(layout: &Layout) {
     let talk = format!("{} talk --network {}", posta.display(), layout.network_file().display());
     println!("The network is up. In one terminal, invite:\n\n  {talk}\n");
     println!("and in another, join with the link that it prints:\n\n  {talk} --join\n");
+    println!("That keeps nothing. With a state on disk (docs/messaging.md), for each person in a terminal:\n");
+    println!("  {} init --dir FOLDER --network {}\n", posta.display(), layout.network_file().display());
 }
 
 /// How many relays are ready: one line rewritten on a terminal, nothing elsewhere.

@@ -5,6 +5,7 @@
 
 mod admission;
 mod queue;
+mod saved;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

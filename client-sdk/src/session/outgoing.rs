@@ -3,6 +3,8 @@
 //! A sealed box is kept and sent again byte for byte until the relay says that it is on disk, for the relay takes one
 //! number for one content only. A message is kept until the contact's receipt.
 
+mod saved;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use posta_protocol::now::{Mono, Now, Wall};
 pub use posta_protocol::params::SEND_WINDOW;
 use posta_protocol::params::SEQUENCE_WINDOW;
 use posta_protocol::registry::answer as code;
+use posta_protocol::secret::Secret;
 
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, Failure, MessageId, MessageState, SendError, Warning};
@@ -57,6 +60,7 @@ struct OutQueue {
     relay: RelayId,
     invited: WriterCapability,
     writer: WriterCapability,
+    key: Secret<32>,
     seal: Box<dyn EndToEnd>,
     state: State,
     /// Whether it was ours before.
@@ -124,6 +128,11 @@ impl Outgoing {
         !self.queues.is_empty()
     }
 
+    /// Messages taken, and those of them that are delivered.
+    pub(crate) const fn counts(&self) -> (u64, u64) {
+        (self.next_number - 1, self.delivered)
+    }
+
     pub(crate) fn relays(&self) -> Vec<RelayId> {
         self.queues.iter().map(|q| q.relay).collect()
     }
@@ -136,6 +145,7 @@ impl Outgoing {
                 invited: WriterCapability::new(address.invited),
                 writer: WriterCapability::random(&mut core.rng),
                 seal: Box::new(QueueKey::new(&address.key)),
+                key: address.key,
                 state: State::Invited,
                 was_secured: false,
                 restored: false,
@@ -229,6 +239,10 @@ impl Outgoing {
 
     /// Gives numbers to what waits, as far as the windows permit.
     fn fill(&mut self, core: &mut Core, now: Now) {
+        if core.view.is_none() {
+            // After a start: what contents vouch for isn't known yet.
+            return;
+        }
         for index in 0..self.queues.len() {
             self.put_again(core, now, index);
             while let Some(what) = self.next_box(index) {
