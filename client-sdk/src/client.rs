@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use posta_link::fetch::{FetchError, Network, fetch_consensus};
+use posta_link::fetch::{Documents, FetchError, Network, fetch_consensus};
 use posta_link::{Audience, Endpoint, LinkError};
 use posta_protocol::error::Untrusted;
 use posta_protocol::invitation::{BadLink, Link};
@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use crate::driver::{CALL_QUEUE, Call, Clock, Documents, Driver, EVENT_QUEUE, Sockets};
+use crate::driver::{CALL_QUEUE, Call, Clock, Driver, EVENT_QUEUE, Sockets};
 use crate::session::Session;
 use crate::session::event::{ClientEvent, ContactId, JoinError, MessageId, NotAdmitted, Options, SendError};
 

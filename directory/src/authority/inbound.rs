@@ -32,14 +32,11 @@ impl<R: CryptoRng> Authority<R> {
         request: Request,
     ) -> Reply<Arc<[u8]>> {
         let taken = match request {
+            Request::GetConsensus { .. } | Request::GetConsensusDiff { .. } | Request::GetMixKeysDiff { .. } => {
+                return self.shelf.answer(&request).unwrap_or(Reply::None);
+            }
             Request::PostDescriptor(bytes) => self.intake.offer(now, from, &bytes),
             Request::Withdraw(bytes) => self.intake.withdraw(now, from, &bytes),
-            Request::GetConsensus { newer_than } => {
-                return match &self.newest {
-                    Some(newest) if newest.consensus.epoch() > newer_than => Reply::Ok(Arc::clone(&newest.bytes)),
-                    _ => Reply::None,
-                };
-            }
             Request::GetMixKeys(hash) => return self.find_part(&hash).map_or(Reply::None, Reply::Ok),
             Request::GetDescriptors(digests) => {
                 let held: Vec<&[u8]> = digests
