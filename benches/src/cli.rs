@@ -137,6 +137,16 @@ fn run_directory(json: bool, relays: usize) -> Result<()> {
         "{} relays: consensus {} bytes, mix keys of a key epoch {} bytes, a vote {} bytes",
         r.relays, r.consensus_bytes, r.mix_keys_bytes, r.vote_bytes
     );
+    println!(
+        "an hour later, with 2 % of the relays gone and as many come: {} bytes of difference ({} not compressed), {} more for \
+         the mix keys of each key epoch; a new key epoch: {} bytes, and its mix keys",
+        r.diff_bytes, r.diff_content_bytes, r.mix_keys_diff_bytes, r.rotation_diff_bytes
+    );
+    println!(
+        "a client in 24 h: {} bytes; {} if everything were fetched whole; in memory {} bytes",
+        r.client_day_bytes, r.client_day_whole_bytes, r.client_memory_bytes
+    );
+    println!("a difference is made in {:.1} ms, applied in {:.1} ms", r.diff_make_ms, r.diff_apply_ms);
     println!("tally of {} votes: {:.1} ms", r.authorities, r.tally_ms);
     println!(
         "verifying the consensus: {:.1} ms; with the mix keys of three key epochs: {:.1} ms more",

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use miniz_oxide::deflate::compress_to_vec;
 use posta_directory::intake::Held;
 use posta_directory::tally::{Counted, Outcome, tally};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::{KemPublicKey, KemSecretKey};
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusSignature, Descriptor, Extensions, MixKeys, Params,
-    Purpose, RandomItems, Roles, UnverifiedConsensus, UnverifiedMixKeys, Vote, VotedRelay, random_commit,
-    verify_succession, verify_usable,
+    Authorities, Authority, Certificate, Consensus, ConsensusDiff, ConsensusSignature, Descriptor, Extensions, MixKeys,
+    MixKeysDiff, Params, Purpose, RandomItems, Roles, UnverifiedConsensus, UnverifiedMixKeys, Vote, VotedRelay,
+    random_commit, verify_succession, verify_usable,
 };
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, SigningPublicKey};
@@ -30,8 +31,14 @@ const AUTHORITIES: u8 = 9;
 /// Turns of each measurement; the median counts.
 const TURNS: usize = 5;
 const HOUR: Duration = Duration::from_secs(3600);
-/// An epoch and key epoch far enough from zero.
+/// The first epoch of a key epoch, far enough from zero.
 const EPOCH: u64 = 472_224;
+/// Epochs of a key epoch.
+const KEY_EPOCH: u64 = 6;
+/// Of this many relays one goes in an hour, and another one comes: 2 %.
+const CHURN: usize = 50;
+/// Effort of deflate, of 10: as for differences.
+const LEVEL: u8 = 9;
 
 /// All figures; times are medians in milliseconds on one core.
 #[derive(Debug, Serialize)]
@@ -42,6 +49,26 @@ pub struct Figures {
     pub authorities: usize,
     /// The consensus, without mix keys.
     pub consensus_bytes: usize,
+    /// The same under deflate. (It travels as it is: most of it is keys.)
+    pub consensus_deflated_bytes: usize,
+    /// How the next hour's consensus differs, as it travels: 2 % of the relays have gone, as many have come.
+    pub diff_bytes: usize,
+    /// The same, not compressed.
+    pub diff_content_bytes: usize,
+    /// How the consensus of the next key epoch differs, with the same relays.
+    pub rotation_diff_bytes: usize,
+    /// How the mix keys of one key epoch differ in the next hour, with the same 2 %.
+    pub mix_keys_diff_bytes: usize,
+    /// What a client fetches in 24 hours that fetches every hour: differences, and whole mix keys four times.
+    pub client_day_bytes: usize,
+    /// The same, if everything were fetched whole.
+    pub client_day_whole_bytes: usize,
+    /// Making the difference, once for everyone.
+    pub diff_make_ms: f64,
+    /// A client applies the difference; what comes of it is then verified like a whole one.
+    pub diff_apply_ms: f64,
+    /// What a client holds in memory: the consensus and three key epochs' mix keys, as far as the process has grown by them.
+    pub client_memory_bytes: usize,
     /// The mix keys of one key epoch: what a client fetches besides once in a key epoch.
     pub mix_keys_bytes: usize,
     /// One authority's vote.
@@ -85,10 +112,25 @@ impl Network {
             addresses: Vec::new(),
         };
         let authorities = Authorities::new(signers.iter().map(listed).collect()).context("authorities")?;
-        let mut held = (0..relays).map(|n| relay(n, rng)).collect::<Result<Vec<_>>>()?;
-        held.sort_by_key(|relay| relay.descriptor.identity());
-        let descriptors = held.iter().map(|r| (r.digest(), Arc::clone(&r.descriptor))).collect();
-        Ok(Self { signers, authorities, relays: held, descriptors })
+        let held = (0..relays).map(|n| relay(n, rng)).collect::<Result<Vec<_>>>()?;
+        let mut network = Self { signers, authorities, relays: held, descriptors: HashMap::new() };
+        network.arrange();
+        Ok(network)
+    }
+
+    fn arrange(&mut self) {
+        self.relays.sort_by_key(|relay| relay.descriptor.identity());
+        self.descriptors = self.relays.iter().map(|r| (r.digest(), Arc::clone(&r.descriptor))).collect();
+    }
+
+    /// Some relays go, and as many come.
+    fn churn(&mut self, rng: &mut ChaCha20Rng) -> Result<()> {
+        let total = self.relays.len();
+        for (n, old) in self.relays.iter_mut().enumerate().filter(|(n, _)| n.is_multiple_of(CHURN)) {
+            *old = relay(total + n, rng)?;
+        }
+        self.arrange();
+        Ok(())
     }
 
     fn votes(&self, epoch: u64, newest: Option<&Consensus>) -> Vec<Vote> {
@@ -135,7 +177,7 @@ const fn at(epoch: u64) -> Wall {
 }
 
 const fn key_epoch(epoch: u64) -> KeyEpoch {
-    KeyEpoch(epoch / 6)
+    KeyEpoch(epoch / KEY_EPOCH)
 }
 
 fn relay(n: usize, rng: &mut ChaCha20Rng) -> Result<Held> {
@@ -147,8 +189,9 @@ fn relay(n: usize, rng: &mut ChaCha20Rng) -> Result<Held> {
         let secret = KemSecretKey::from_seed(&Secret::random(rng)).context("a mix key")?;
         Ok((KeyEpoch(epoch), secret.public().clone()))
     };
-    let first = key_epoch(EPOCH).0;
-    let mix_keys = (first..=first + 2).map(|epoch| key(epoch, rng)).collect::<Result<_>>()?;
+    // Those of the measured key epoch, of the one before, and two ahead.
+    let first = key_epoch(EPOCH).0 - 1;
+    let mix_keys = (first..=first + 3).map(|epoch| key(epoch, rng)).collect::<Result<_>>()?;
     let mut id = [0; 32];
     rng.fill_bytes(&mut id);
     let descriptor = Descriptor {
@@ -181,15 +224,28 @@ fn median<T>(mut work: impl FnMut() -> Result<T>) -> Result<f64> {
     Ok((middle.as_secs_f64() * 1e5).round() / 100.0)
 }
 
+/// Bytes that this process has in memory.
+fn resident() -> Result<usize> {
+    let text = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
+    Ok(kib * 1024)
+}
+
 /// Measures on the thread that calls.
 ///
 /// # Errors
 /// If a document is not what it should be, which would be a bug.
 pub fn measure(relays: usize) -> Result<Figures> {
-    let network = Network::new(relays, &mut ChaCha20Rng::seed_from_u64(1))?;
-    let (first_votes, now) = (network.votes(EPOCH, None), at(EPOCH + 1));
-    let first = network.sign(&network.tally(EPOCH, &first_votes, None)?);
-    let held = UnverifiedConsensus::decode(&first)?.verify_signatures(&network.authorities)?;
+    let rng = &mut ChaCha20Rng::seed_from_u64(1);
+    let mut network = Network::new(relays, rng)?;
+    // The start of a key epoch, the start of the next one with the same relays, and an hour later.
+    let (start, now) = (EPOCH - KEY_EPOCH, at(EPOCH + 1));
+    let first = network.sign(&network.tally(start, &network.votes(start, None), None)?);
+    let first = UnverifiedConsensus::decode(&first)?.verify_signatures(&network.authorities)?;
+    let turned = network.tally(EPOCH, &network.votes(EPOCH, Some(&first)), Some(&first))?;
+    let held = UnverifiedConsensus::decode(&network.sign(&turned))?.verify_signatures(&network.authorities)?;
+    network.churn(rng)?;
     let votes = network.votes(EPOCH + 1, Some(&held));
     let outcome = network.tally(EPOCH + 1, &votes, Some(&held))?;
     let bytes = network.sign(&outcome);
@@ -199,25 +255,48 @@ pub fn measure(relays: usize) -> Result<Figures> {
         verify_succession(&consensus, &held, &network.authorities)?;
         Ok(consensus)
     };
+    let before = resident()?;
     let consensus = verify()?;
     ensure!(consensus.relays().len() == relays, "{} of {relays} relays are listed", consensus.relays().len());
-    let check_parts = || -> Result<()> {
-        let parts: Vec<MixKeys> = outcome
-            .parts
-            .iter()
-            .map(|(_, part)| Ok(UnverifiedMixKeys::decode(part)?.verify(&consensus)?))
-            .collect::<Result<_>>()?;
-        Ok(verify_usable(&consensus, &parts, now)?)
+    let parts = || -> Result<Vec<MixKeys>> {
+        outcome.parts.iter().map(|(_, part)| Ok(UnverifiedMixKeys::decode(part)?.verify(&consensus)?)).collect()
     };
+    let kept = parts()?;
+    let client_memory_bytes = resident()?.saturating_sub(before);
+    ensure!(kept.len() == 3, "{} key epochs have mix keys", kept.len());
+    drop(kept);
+
+    let diff = ConsensusDiff::between(&held, &consensus);
+    let packed = diff.encode();
+    let apply = || -> Result<UnverifiedConsensus> { Ok(ConsensusDiff::decode(&packed)?.apply(&held)?) };
+    let again = apply()?.verify(&network.authorities, now, CLIENT_CLOCK_SKEW)?;
+    ensure!(again.encode() == bytes, "the difference leads to other bytes");
+    let rotation = ConsensusDiff::between(&first, &held).encode().len();
+    let part_of =
+        |outcome: &Outcome, n: usize| outcome.parts.get(n).map(|(_, part)| Arc::clone(part)).context("a part");
+    let (old, new) = (part_of(&turned, 0)?, part_of(&outcome, 0)?);
+    let part_diff = MixKeysDiff::between(&old, &new).context("two parts of one key epoch")?.len();
+    // Of 24 fetches 4 are the first of a key epoch.
+    let day = 20 * (packed.len() + 3 * part_diff) + 4 * (rotation + 2 * part_diff + new.len());
     let signer = network.signers.first().context("a signer")?;
     Ok(Figures {
         relays,
         authorities: usize::from(AUTHORITIES),
         consensus_bytes: bytes.len(),
-        mix_keys_bytes: outcome.parts.first().map_or(0, |(_, part)| part.len()),
+        consensus_deflated_bytes: compress_to_vec(&bytes, LEVEL).len(),
+        diff_bytes: packed.len(),
+        diff_content_bytes: diff.content().len(),
+        rotation_diff_bytes: rotation,
+        mix_keys_diff_bytes: part_diff,
+        client_day_bytes: day,
+        client_day_whole_bytes: 24 * (bytes.len() + 3 * new.len()),
+        diff_make_ms: median(|| Ok(ConsensusDiff::between(&held, &consensus).encode()))?,
+        diff_apply_ms: median(apply)?,
+        client_memory_bytes,
+        mix_keys_bytes: new.len(),
         vote_bytes: votes.first().map_or(0, |vote| vote.sign(&signer.signing).len()),
         tally_ms: median(|| network.tally(EPOCH + 1, &votes, Some(&held)))?,
         verify_ms: median(verify)?,
-        verify_mix_keys_ms: median(check_parts)?,
+        verify_mix_keys_ms: median(|| Ok(verify_usable(&consensus, &parts()?, now)?))?,
     })
 }

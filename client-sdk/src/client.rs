@@ -6,8 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use posta_link::fetch::NetworkError;
-use posta_link::fetch::{FetchError, Network, fetch_consensus};
+use posta_link::fetch::{Documents, FetchError, Network, NetworkError, fetch_consensus};
 use posta_link::{Audience, Endpoint, LinkError};
 use posta_protocol::error::{Malformed, Untrusted};
 use posta_protocol::invitation::{BadLink, Link};
@@ -20,7 +19,7 @@ use zeroize::Zeroizing;
 
 pub use self::builder::{ClientBuilder, NETWORK_FILE};
 use crate::driver::keeper::Keeper;
-use crate::driver::{CALL_QUEUE, Call, Clock, Documents, Driver, EVENT_QUEUE, Sockets};
+use crate::driver::{CALL_QUEUE, Call, Clock, Driver, EVENT_QUEUE, Sockets};
 use crate::session::Session;
 use crate::session::event::{
     ClientEvent, ContactId, ContactInfo, EventCursor, JoinError, MessageId, NotAdmitted, Options, SendError,

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use posta_link::fetch::{FetchError, Network, fetch_consensus};
+use posta_link::fetch::{Documents, FetchError, Held, Mirror, Mirrors, Network, fetch_newer};
 use posta_link::{Endpoint, LinkPublicKey, LinkSender, Received};
-use posta_protocol::document::{Consensus, MixKeys, Succession, WrongLayers, verify_succession};
+use posta_protocol::document::{Consensus, MixKeys, RelayEntry, Succession, WrongLayers, verify_succession};
 use posta_protocol::frame::{Delivery, Frame, Hello};
 use posta_protocol::ids::{InboxId, RelayId};
 use posta_protocol::invitation::Link;
@@ -48,6 +48,8 @@ const CLOCK_START: Duration = Duration::from_secs(30 * 24 * 3600);
 const FETCH_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait after a failed fetch.
 const MAX_FETCH_RETRY: Duration = Duration::from_secs(30);
+/// Edges that are asked for documents if neither an entry nor an authority answers.
+const OTHER_MIRRORS: usize = 2;
 
 /// Both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -99,9 +101,6 @@ enum Deferred {
 
 /// An answer to the application, that says what is on disk by then. The caller may have gone.
 type Reply = Box<dyn FnOnce() + Send>;
-
-/// Verified documents.
-pub(crate) type Documents = (Consensus, Vec<MixKeys>);
 
 enum Input {
     Up { entry: RelayId, generation: u64 },
@@ -161,6 +160,7 @@ pub(crate) struct Driver {
     generation: u64,
     invitations: BTreeMap<ContactId, oneshot::Sender<Result<Invited, CallError>>>,
     consensus: Arc<Consensus>,
+    mix_keys: Vec<Arc<MixKeys>>,
     /// Why the newest documents were refused: said once.
     refused: Option<WrongLayers>,
     fetching: bool,
@@ -198,6 +198,7 @@ impl Driver {
             generation: 0,
             invitations: BTreeMap::new(),
             consensus: Arc::new(consensus),
+            mix_keys: Vec::new(),
             refused: None,
             // The documents are fresh: what the session asks for at its start is there.
             fetching: true,
@@ -456,10 +457,11 @@ impl Driver {
         if std::mem::replace(&mut self.fetching, true) {
             return;
         }
-        let (sockets, held, input) = (Arc::clone(&self.sockets), Arc::clone(&self.consensus), self.input.clone());
-        let wall = self.clock.now().wall;
+        let (sockets, input) = (Arc::clone(&self.sockets), self.input.clone());
+        let held = Held { consensus: Arc::clone(&self.consensus), mix_keys: self.mix_keys.clone() };
+        let (wall, mirrors) = (self.clock.now().wall, self.mirrors());
         tokio::spawn(async move {
-            let found = fetch_consensus(&sockets.network, &sockets.directory, wall, Some(&held)).await;
+            let found = fetch_newer(&sockets.network, &mirrors, &sockets.directory, wall, &held).await;
             let _ = input.send(Input::Fetched(Box::new(found))).await;
         });
     }
@@ -467,6 +469,19 @@ impl Driver {
     /// A warning of the driver's own. Committing it commits nothing.
     fn warn(&mut self, warning: Warning) {
         self.emit(EventCursor(0), ClientEvent::Warning(warning));
+    }
+
+    /// The entries, which know of this client anyway; and if neither they nor the authorities answer, some other edges.
+    fn mirrors(&self) -> Mirrors {
+        let mirror = |relay: &RelayEntry| {
+            let here = relay.client_addresses.iter().filter(|a| a.is_ipv4() == self.sockets.ipv4);
+            Mirror { link_key: relay.link_key, addresses: here.copied().collect(), client_port: true }
+        };
+        let before = self.links.keys().filter_map(|entry| self.consensus.relay(entry)).map(mirror).collect();
+        let edges: Vec<_> = self.consensus.relays().iter().filter(|relay| relay.roles.edge).collect();
+        let first = rand::rng().random_range(0..edges.len().max(1));
+        let some = edges.iter().cycle().skip(first).take(OTHER_MIRRORS.min(edges.len()));
+        Mirrors { before, after: some.map(|relay| mirror(relay)).collect() }
     }
 
     fn fetched(&mut self, result: Result<Documents, FetchError>) {
@@ -499,13 +514,13 @@ impl Driver {
     }
 
     /// Hands documents to the session, and plans the next fetch at a random time of the next epoch.
-    fn take_documents(&mut self, mix_keys: Vec<MixKeys>) {
+    fn take_documents(&mut self, mix_keys: Vec<Arc<MixKeys>>) {
         self.fetch_failures = 0;
         let until_stale = self.consensus.fresh_until().since(self.clock.now().wall);
         let epoch = Duration::from_millis(self.consensus.params().epoch_ms());
         let later = epoch.mul_f64(rand::rng().random_range(0.1..0.6));
         self.fetch_at = Instant::now() + until_stale.min(epoch * 2) + later;
-        let mix_keys = mix_keys.into_iter().map(Arc::new).collect();
+        self.mix_keys.clone_from(&mix_keys);
         self.handle(Event::Network { consensus: Arc::clone(&self.consensus), mix_keys });
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
-    Authorities, Certificate, Consensus, Evidence, Header, Params, Reply, Request, RoundReport, Signature,
+    Authorities, Certificate, Consensus, Evidence, Header, Params, Reply, Request, RoundReport, Shelf, Signature,
     UnverifiedConsensus, UnverifiedMixKeys, VoteReport, VoteState,
 };
 use posta_protocol::error::{Malformed, Untrusted};
@@ -70,7 +70,7 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Published {
     /// The consensus.
-    pub consensus: Consensus,
+    pub consensus: Arc<Consensus>,
     /// Its bytes.
     pub bytes: Arc<[u8]>,
     /// Its encoded mix keys with their hashes, in the order of its key epochs.
@@ -98,7 +98,7 @@ impl Published {
             }
             hashed.push((expected.mix_keys, part));
         }
-        Ok(Self { bytes: consensus.encode().into(), consensus, parts: hashed })
+        Ok(Self { bytes: consensus.encode().into(), consensus: Arc::new(consensus), parts: hashed })
     }
 }
 
@@ -224,6 +224,8 @@ pub struct Authority<R> {
     newest: Option<Arc<Published>>,
     /// The one before: somebody may be fetching its parts, or build on it.
     former: Option<Arc<Published>>,
+    /// What clients and relays are given.
+    shelf: Shelf,
     rounds: BTreeMap<Key, Round>,
     active: Option<Key>,
     /// Our vote, while it is being recorded.
@@ -260,6 +262,10 @@ impl<R: CryptoRng> Authority<R> {
         for bytes in &memory.descriptors {
             intake.restore(now, bytes);
         }
+        let mut shelf = Shelf::default();
+        if let Some(newest) = &memory.newest {
+            shelf.put(Arc::clone(&newest.consensus), newest.parts.clone());
+        }
         let mut authority = Self {
             id: AuthorityId(settings.certificate.identity),
             settings,
@@ -273,6 +279,7 @@ impl<R: CryptoRng> Authority<R> {
             signed: memory.signed,
             newest: memory.newest,
             former: None,
+            shelf,
             rounds: BTreeMap::new(),
             active: None,
             prepared: None,
@@ -363,6 +370,7 @@ impl<R: CryptoRng> Authority<R> {
             return;
         }
         let published = Arc::new(published);
+        self.shelf.put(Arc::clone(&published.consensus), published.parts.clone());
         self.former = self.newest.replace(Arc::clone(&published));
         let made_by = self.rounds.range((epoch, 0)..=(epoch, u32::MAX)).rfind(|(_, round)| !round.counted.is_empty());
         if let Some((key, round)) = made_by {

@@ -3,18 +3,21 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use posta_directory::driver::Clock;
-use posta_link::fetch::{FetchError, Network, fetch_consensus, look_for_forks};
-use posta_link::{AnyPeer, Audience, Endpoint, LinkKey};
+use posta_link::fetch::{FetchError, Held, Mirror, Mirrors, Network, fetch_consensus, fetch_newer, look_for_forks};
+use posta_link::mirror::Mirrored;
+use posta_link::{AnyPeer, Audience, Endpoint, LinkKey, PortLimits};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, EvidenceKind, Extensions,
-    KeyEpochPart, MixKeys, Params, Position, Purpose, RelayEntry, Reply, Request, Roles, SharedRandom, Succession,
-    UnverifiedConsensus, cut_deals, deals_after, place, verify_succession,
+    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusDiff, ConsensusSignature, EvidenceKind,
+    Extensions, KeyEpochPart, MixKeys, Params, Position, Purpose, Refusal, RelayEntry, Reply, Request, Roles,
+    SharedRandom, Shelf, Succession, UnverifiedConsensus, UnverifiedMixKeys, cut_deals, deals_after, place,
+    verify_succession,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::geometry::Geometry;
@@ -166,6 +169,7 @@ async fn serve(endpoint: Endpoint, served: Served) {
                         let part = documents.parts.iter().find(|part| MixKeys::hash(part) == hash);
                         part.map_or(Reply::None, |part| Reply::Ok(part.clone()))
                     }
+                    (Ok(Request::GetConsensusDiff { .. }), Some(_)) => Reply::Refused(Refusal::Base),
                     _ => Reply::None,
                 };
                 // Whoever asked may be gone.
@@ -316,4 +320,137 @@ fn verify_evidence(file: &Path, network: &Path) -> (Option<i32>, String) {
         .unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     (output.status.code(), text)
+}
+
+impl Documents {
+    fn parts(&self) -> Vec<Arc<MixKeys>> {
+        let verified = |part: &Vec<u8>| UnverifiedMixKeys::decode(part).unwrap().verify(&self.consensus).unwrap();
+        self.parts.iter().map(|part| Arc::new(verified(part))).collect()
+    }
+
+    fn held(&self) -> Held {
+        Held { consensus: Arc::new(self.consensus.clone()), mix_keys: self.parts() }
+    }
+
+    fn put(&self, shelf: &mut Shelf) {
+        let part = |part: &Vec<u8>| (MixKeys::hash(part), part.as_slice().into());
+        shelf.put(Arc::new(self.consensus.clone()), self.parts.iter().map(part).collect());
+    }
+}
+
+/// A relay's client port, at which it mirrors these documents.
+fn mirror(shelf: Shelf) -> (Mirror, Endpoint) {
+    let key = LinkKey::from_seed(&Secret::new([77; 32])).unwrap();
+    let limits = PortLimits { mirror: true, ..PortLimits::of(Audience::Client) };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let port = Endpoint::bind_limited(address, Audience::Client, &key, Arc::new(AnyPeer), limits).unwrap();
+    let (_, shelves) = tokio::sync::watch::channel(Arc::new(shelf));
+    let (served, mirrored) = (port.clone(), Mirrored::new(shelves));
+    tokio::spawn(async move {
+        while let Some(connection) = served.accept().await {
+            let mirrored = mirrored.clone();
+            tokio::spawn(async move { mirrored.serve(&connection).await });
+        }
+    });
+    let addresses = vec![port.local_addr().unwrap()];
+    (Mirror { link_key: key.public(), addresses, client_port: true }, port)
+}
+
+/// A mirror that answers every request alike, and counts them.
+fn says(answer: impl Fn(Request) -> Reply + Send + Clone + 'static) -> (Mirror, Arc<AtomicUsize>) {
+    let key = LinkKey::from_seed(&Secret::new([78; 32])).unwrap();
+    let endpoint =
+        Endpoint::bind("127.0.0.1:0".parse().unwrap(), Audience::Directory, &key, Arc::new(AnyPeer)).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mirror = Mirror { link_key: key.public(), addresses: vec![endpoint.local_addr().unwrap()], client_port: false };
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Some(connection) = endpoint.accept().await {
+            let (answer, count) = (answer.clone(), Arc::clone(&count));
+            tokio::spawn(async move {
+                while let Ok((body, responder)) = connection.next_request(Request::MAX_LEN).await {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let _ = responder.reply(&answer(Request::decode(&body).unwrap()).encode()).await;
+                }
+            });
+        }
+    });
+    (mirror, asked)
+}
+
+#[tokio::test]
+async fn a_mirror_serves_differences_and_whole_documents_without_any_authority() {
+    let liars = Liars::start();
+    let first = liars.consensus(current() - 1, None, |_| {});
+    let second = liars.consensus(current(), Some(&first), |body| body.relays[0].capacity += 1);
+    let mut shelf = Shelf::default();
+    first.put(&mut shelf);
+    second.put(&mut shelf);
+    let (at, _port) = mirror(shelf.clone());
+    let fetch =
+        async |mirrors: Mirrors, held: &Held| fetch_newer(&liars.network, &mirrors, &liars.dialer, now(), held).await;
+    let before = |at: &Mirror| Mirrors { before: vec![at.clone()], after: vec![] };
+    let (found, parts) = fetch(before(&at), &first.held()).await.unwrap();
+    assert_eq!((found.encode(), parts), (second.bytes.as_slice(), second.parts()));
+
+    // Differences are what it gets: where nothing else is to be had it is enough.
+    let differences = move |request: Request| match request {
+        Request::GetConsensusDiff { .. } | Request::GetMixKeysDiff { .. } => match shelf.answer(&request).unwrap() {
+            Reply::Ok(bytes) => Reply::Ok(bytes.to_vec()),
+            Reply::None => Reply::None,
+            Reply::Refused(reason) => Reply::Refused(reason),
+        },
+        _ => Reply::Refused(Refusal::Busy),
+    };
+    let (only, asked) = says(differences);
+    let (found, _) = fetch(before(&only), &first.held()).await.unwrap();
+    assert_eq!((found.encode(), asked.load(Ordering::SeqCst)), (second.bytes.as_slice(), 1));
+
+    // From something that the mirror doesn't know, the whole.
+    let other = liars.consensus(current() - 1, None, |body| body.relays[1].capacity += 1);
+    let (found, _) = fetch(before(&at), &other.held()).await.unwrap();
+    assert_eq!(found.encode(), second.bytes);
+    // Nobody has anything newer; and with the authorities silent the others are asked.
+    let nothing = fetch(before(&at), &second.held()).await.unwrap_err();
+    assert!(matches!(nothing, FetchError::NothingNewer), "{nothing}");
+    let silent = Liars::start();
+    let dead: Vec<_> = silent.network.authorities().list().to_vec();
+    let gone = |a: &Authority| Authority { addresses: vec!["127.0.0.1:9".parse().unwrap()], ..a.clone() };
+    let network = Network::new(Authorities::new(dead.iter().map(gone).collect()).unwrap());
+    let after = Mirrors { before: vec![], after: vec![at] };
+    let (found, _) = fetch_newer(&network, &after, &liars.dialer, now(), &first.held()).await.unwrap();
+    assert_eq!(found.encode(), second.bytes, "no authority was there");
+}
+
+#[tokio::test]
+async fn a_hostile_mirror_is_passed_over() {
+    let liars = Liars::start();
+    let first = liars.consensus(current() - 1, None, |_| {});
+    let second = liars.consensus(current(), Some(&first), |body| body.relays[0].capacity += 1);
+    let unsigned = liars.consensus(current(), Some(&first), |body| body.relays[0].capacity += 2);
+    liars.hand_out(&second);
+    let diff = |to: &Consensus| ConsensusDiff::between(&first.consensus, to).encode();
+    let mut forged = unsigned.consensus.body().clone();
+    forged.relays[0].link_key = LinkPublicKey([66; 32]);
+    let no_signature = Consensus::assemble(&forged.encode(), &[]);
+    let mut longer = diff(&second.consensus);
+    longer[66..70].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut other_base = diff(&second.consensus);
+    other_base[2] ^= 1;
+    let lies: Vec<(&str, Vec<u8>)> = vec![
+        ("nonsense", vec![9; 500]),
+        ("a difference that claims to be long", longer),
+        ("from another base", other_base),
+        ("to the one that is held", diff(&first.consensus)),
+        ("nobody has signed it", no_signature),
+        ("longer than any", vec![0; 3 << 20]),
+        ("old", first.bytes.clone()),
+    ];
+    for (what, bytes) in lies {
+        let (at, asked) = says(move |_| Reply::Ok(bytes.clone()));
+        let mirrors = Mirrors { before: vec![at], after: vec![] };
+        let (found, _) = fetch_newer(&liars.network, &mirrors, &liars.dialer, now(), &first.held()).await.expect(what);
+        assert_eq!(found.encode(), second.bytes, "{what}");
+        assert!(asked.load(Ordering::SeqCst) > 0, "{what}: the mirror was asked first");
+    }
 }

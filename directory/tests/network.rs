@@ -12,7 +12,7 @@ use posta_link::{AnyPeer, Audience, Endpoint, LinkKey};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, Descriptor, Extensions, MixKeys, Position, Purpose, Refusal, Roles,
+    Authorities, Authority, Certificate, Consensus, Descriptor, Extensions, Position, Purpose, Refusal, Roles,
     Withdrawal,
 };
 use posta_protocol::ids::{AuthorityId, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
@@ -149,7 +149,7 @@ async fn fetch_until(
     dialer: &Endpoint,
     limit: Duration,
     until: impl Fn(&Consensus) -> bool,
-) -> (Consensus, Vec<MixKeys>) {
+) -> posta_link::fetch::Documents {
     let asking = async {
         loop {
             match fetch_signed(&net.network, dialer, now(), None).await {

@@ -16,7 +16,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use posta_link::fetch::Network;
-use posta_link::{Admit, AnyPeer, Audience, Endpoint, Link};
+use posta_link::mirror::Mirrored;
+use posta_link::{Admit, AnyPeer, Audience, Endpoint, Link, PortLimits};
 use posta_protocol::document::Consensus;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
@@ -39,6 +40,7 @@ mod exporter;
 mod filter;
 mod links;
 mod listed;
+mod mirroring;
 mod notify;
 mod pace;
 mod reload;
@@ -167,7 +169,7 @@ fn bind(
             && consensus.borrow().as_ref().is_some_and(|consensus| links::listed(consensus, key).is_some())
     };
     let admit: Arc<dyn Admit> = Arc::new(admit);
-    let port = |audience| config.limits.port(audience);
+    let port = |audience| PortLimits { mirror: true, ..config.limits.port(audience) };
     let (address, audience) = (config.link_address, Audience::Link);
     let link = Endpoint::bind_limited(address, audience, keys.link(), admit, port(audience)).map_err(Failure::usage)?;
     let client = if config.offers(Role::Edge) {
@@ -211,7 +213,8 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
 
     // The directory: its tasks run until the process ends, and end by themselves only when something is wrong.
-    let dialer = Endpoint::dialer(config.link_address.ip(), Audience::Directory, None).map_err(Failure::usage)?;
+    let dialer = Endpoint::dialer(config.link_address.ip(), Audience::Directory, Some(prepared.keys.link()));
+    let dialer = dialer.map_err(Failure::usage)?;
     let signer = Signer { keys: Keys::open(&config.state_dir, wall()).map_err(Failure::disk)? };
     let directory = Directory { network, dialer, settings: configs.clone(), relay, board: board.clone() };
     let directory = Arc::new(directory);
@@ -226,7 +229,9 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let forks = Arc::new(sync::Notify::new());
     tokio::spawn(Arc::clone(&directory).look_for_forks(consensus.clone(), cache.clone(), Arc::clone(&forks)));
     let (part_sender, mix_keys) = watch::channel(Parts::new());
-    tokio::spawn(Arc::clone(&directory).fetch(newest, part_sender, cache));
+    let (shelf, shelves) = watch::channel(mirroring::first(known.newest.as_ref()));
+    let mirrored = Mirrored::new(shelves);
+    tokio::spawn(Arc::clone(&directory).fetch(newest, part_sender, shelf, cache));
     let (fill, fill_seen) = watch::channel(Fill::default());
     let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
     let posting = tokio::spawn(async move { fatal.send(posts.await).await }).abort_handle();
@@ -261,6 +266,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
             stopping,
             fill,
             forks,
+            mirrored,
             withdrawal: Leaving { directory, state: config.state_dir.clone(), posting },
             options,
             board,
@@ -289,6 +295,7 @@ struct Start {
     stopping: watch::Sender<bool>,
     fill: watch::Sender<Fill>,
     forks: Arc<sync::Notify>,
+    mirrored: Mirrored,
     withdrawal: Leaving,
     options: Options,
     board: Board,
@@ -348,6 +355,7 @@ impl Running {
             stopping,
             fill,
             forks,
+            mirrored,
             withdrawal,
             options,
             board,
@@ -394,6 +402,7 @@ impl Running {
             stopping: stop.clone(),
             open: board.links(),
             forks,
+            mirrored: mirrored.clone(),
         };
         let (arrived, link_queue) = mpsc::channel(links::ARRIVED_QUEUE);
         tokio::spawn(links::accept(shared.clone(), arrived));
@@ -403,9 +412,17 @@ impl Running {
             ports.push(endpoint.clone());
             let (consensus, intake) = (consensus.clone(), intake.clone());
             let packets_per_second = config.limits.client_packets_per_second;
-            let shared =
-                clients::Shared { endpoint, consensus, intake, events, clock, packets_per_second, stopping: stop };
-            tokio::spawn(clients::accept(shared));
+            let stopping = stop;
+            tokio::spawn(clients::accept(clients::Shared {
+                endpoint,
+                consensus,
+                intake,
+                events,
+                clock,
+                packets_per_second,
+                stopping,
+                mirrored,
+            }));
         }
         let filter = Filter::new(fills, fill);
         Ok(Self {

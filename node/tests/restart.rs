@@ -16,13 +16,14 @@ mod world;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{self, Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use posta_link::fetch::Network;
+use posta_link::fetch::{Network, ask};
+use posta_link::{Audience, Endpoint, LinkKey};
 use posta_node::driver::cache::{Cache, Known};
 use posta_node::keys::Keys;
 use posta_node::relay::replay::{ReplaySecret, ReplayShard};
@@ -30,7 +31,8 @@ use posta_node::relay::worker::{Peeler, Ring};
 use posta_node::relay::{Action, Admission, Bounds, Event, Relay, STOP_DELAY, Settings, Source};
 use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::command::{Command, ReaderCapability, WriterCapability};
-use posta_protocol::document::Position;
+use posta_protocol::document::{Position, Refusal, Reply, Request};
+use posta_protocol::ids::Epoch;
 use posta_protocol::now::{Now, Wall};
 use posta_protocol::onion::KeyRing;
 use posta_protocol::onion::build::Last;
@@ -204,6 +206,48 @@ fn signal(child: &Child, name: &str) {
     // The shell's own: a bare Debian has no kill program.
     let told = process::Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status().unwrap();
     assert!(told.success());
+}
+
+fn address(config: &str, key: &str) -> SocketAddr {
+    let text = fs::read_to_string(config).unwrap();
+    let line = text.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+    line.split('"').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_relay_mirrors_the_documents_that_it_holds_at_both_its_ports() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = listed_relay(dir.path());
+    let state = dir.path().join("relay/state");
+    let kept = fs::read(state.join("consensus")).unwrap();
+    let (mut child, _) = run(&config);
+    let keys = Keys::open(&state, Wall(0)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dialer =
+            |key: Option<&LinkKey>| Endpoint::dialer("127.0.0.1".parse().unwrap(), Audience::Directory, key).unwrap();
+        let whole = Request::GetConsensus { newer_than: Epoch(0) };
+        // Clients have no name.
+        let nameless = dialer(None);
+        let client_port = nameless.connect_nameless(address(&config, "client_address"), keys.link_public());
+        let client_port = client_port.await.unwrap();
+        assert_eq!(ask(&client_port, &whole).await.unwrap(), Reply::Ok(kept.clone()));
+        let vote = Request::Vote(vec![1]);
+        assert_eq!(ask(&client_port, &vote).await.unwrap(), Reply::Refused(Refusal::Unsupported));
+        // At the link port those are answered that are listed: here it is asked by itself.
+        let link_address = address(&config, "link_address");
+        let listed = dialer(Some(keys.link()));
+        let link_port = listed.connect(link_address, keys.link_public()).await.unwrap();
+        assert_eq!(ask(&link_port, &whole).await.unwrap(), Reply::Ok(kept));
+        let stranger = dialer(Some(&LinkKey::from_seed(&Secret::new([7; 32])).unwrap()));
+        let refused = match stranger.connect(link_address, keys.link_public()).await {
+            Ok(connection) => ask(&connection, &whole).await.map(drop).map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        assert!(refused.is_err(), "a stranger was answered at the link port");
+    });
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -14,6 +14,8 @@ from pathlib import Path
 # Decoders and kinds that aren't called as their target is.
 NAMES = {
     "mix keys": ["mix_keys"],
+    "consensus diff": ["packed_diff", "consensus_diff"],
+    "mix keys diff": ["mix_keys_diff"],
     "consensus body": ["consensus", "parameters", "extensions", "addresses"],
     "descriptors": ["reply"],
     "later refusal": ["reply"],

@@ -14,12 +14,14 @@
 //! | [`Consensus`] | ⌊2n/3⌋ + 1 authorities, through its [`Header`] | the consensus before it |
 //! | [`Evidence`] | | two signed documents that exclude each other |
 //! | [`MixKeys`] | | its hash in the consensus |
+//! | [`ConsensusDiff`], [`MixKeysDiff`] | | what they start from and lead to, by hash |
 
 mod address;
 mod authorities;
 mod certificate;
 mod consensus;
 mod descriptor;
+mod diff;
 mod evidence;
 mod extensions;
 mod header;
@@ -31,6 +33,7 @@ mod randomness;
 mod request;
 mod role;
 mod round;
+mod shelf;
 #[cfg(test)]
 mod tests;
 mod vote;
@@ -41,6 +44,7 @@ pub use authorities::{Authorities, Authority};
 pub use certificate::{Certificate, Purpose};
 pub use consensus::{Consensus, ConsensusBody, KeyEpochPart, RelayEntry, UnverifiedConsensus};
 pub use descriptor::{Descriptor, SignedDescriptor, UnverifiedDescriptor};
+pub use diff::{ConsensusDiff, MixKeysDiff};
 pub use evidence::{Evidence, EvidenceKind, UnverifiedEvidence};
 pub use extensions::Extensions;
 pub use header::{ConsensusSignature, Header, Signature, SignedHeader};
@@ -58,5 +62,6 @@ pub use randomness::{
 pub use request::{Refusal, Reply, Request};
 pub use role::{Position, Roles, legal};
 pub use round::{RoundReport, VoteReport, VoteState};
+pub use shelf::Shelf;
 pub use vote::{Echo, UnverifiedEcho, UnverifiedVote, Vote, VotedRelay};
 pub use withdrawal::{UnverifiedWithdrawal, Withdrawal};

@@ -163,6 +163,12 @@ pub const MAX_DESCRIPTOR_LEN: usize = 8 * 1024;
 pub const MAX_CONSENSUS_LEN: usize = 8 * 1024 * 1024;
 /// Longest part of mix keys: 20,000 relays at 1,216 + 32 bytes.
 pub const MAX_MIX_KEYS_LEN: usize = 26 * 1024 * 1024;
+/// Longest difference between two consensuses, as it travels: what is longer is no better than the whole.
+pub const MAX_CONSENSUS_DIFF_LEN: usize = 2 * 1024 * 1024;
+/// Bytes that one byte of deflate can become at most: what a difference can make us allocate is bounded by its length.
+pub const DEFLATE_MAX_RATIO: usize = 1032;
+/// Differences of mix keys that one reply carries, each building on the one before.
+pub const MAX_MIX_KEYS_DIFFS: usize = 8;
 
 /// How far a client's clock may be off: it corrects itself by the consensus.
 pub const CLIENT_CLOCK_SKEW: Duration = Duration::from_secs(3600);

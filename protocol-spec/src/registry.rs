@@ -227,6 +227,32 @@ numbers! {
         PROPOSAL = 10,
         /// What was said in the round that made the newest consensus.
         GET_ROUND = 11,
+        /// How the newest consensus differs from an older one, by its hash.
+        GET_CONSENSUS_DIFF = 12,
+        /// How mix keys differ from older ones, by the hashes of both.
+        GET_MIX_KEYS_DIFF = 13,
+    }
+}
+
+numbers! {
+    /// What a difference gives anew of a relay: one bit each.
+    relay_field: u8 {
+        /// Its link key.
+        LINK_KEY = 1,
+        /// Where relays connect.
+        LINK_ADDRESSES = 2,
+        /// Where clients connect.
+        CLIENT_ADDRESSES = 4,
+        /// What it offers.
+        ROLES = 8,
+        /// Its family.
+        FAMILY = 16,
+        /// Who runs it.
+        OPERATOR = 32,
+        /// Packets per second.
+        CAPACITY = 64,
+        /// Since when it is listed.
+        LISTED_SINCE = 128,
     }
 }
 
@@ -263,6 +289,8 @@ numbers! {
         ROUND = 8,
         /// The request is of a later version.
         UNSUPPORTED = 9,
+        /// No difference from that document is at hand: ask for the whole.
+        BASE = 10,
     }
 }
 
@@ -307,6 +335,14 @@ numbers! {
         MIX1 = 2,
         /// Third.
         MIX2 = 3,
+    }
+}
+
+numbers! {
+    /// A place in a difference, besides those of `position`.
+    diff_place: u8 {
+        /// The same as in the consensus that it starts from.
+        SAME = 255,
     }
 }
 
@@ -390,6 +426,7 @@ mod tests {
         assert!(distinct(super::directory::ALL), "directory");
         assert!(distinct(super::directory_answer::ALL), "directory_answer");
         assert!(distinct(super::refusal::ALL), "refusal");
+        assert!(distinct(super::relay_field::ALL), "relay_field");
         assert!(distinct(super::certificate::ALL), "certificate");
         assert!(distinct(super::family::ALL), "family");
         assert!(distinct(super::role::ALL), "role");

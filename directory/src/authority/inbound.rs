@@ -12,11 +12,13 @@ use posta_protocol::now::{Now, Wall};
 use posta_protocol::params::ROUND_EPOCHS_AHEAD;
 use rand_core::CryptoRng;
 
-use super::round::{Ballot, Key, Put, Round, leader};
+use super::round::{Ballot, Key, Phase, Put, Round, leader};
 use super::{Action, Authority};
 
-/// Rounds in which one authority can have its say before we are in them; bounds what it can make us hold.
-const MAX_ROUNDS_AHEAD: usize = 3;
+/// Rounds in which one authority can have its say without our being in them; bounds what it can make us hold. What it has
+/// said in the oldest goes when it speaks in another one: an honest authority has gone on then, and a liar can crowd out
+/// nobody but itself.
+const MAX_ROUNDS_WITHOUT_US: usize = 3;
 /// Pieces of evidence kept until the program ends; what exceeds it is dropped. The archive keeps fewer.
 const MAX_ACCUSATIONS: usize = 1_024;
 
@@ -30,14 +32,11 @@ impl<R: CryptoRng> Authority<R> {
         request: Request,
     ) -> Reply<Arc<[u8]>> {
         let taken = match request {
+            Request::GetConsensus { .. } | Request::GetConsensusDiff { .. } | Request::GetMixKeysDiff { .. } => {
+                return self.shelf.answer(&request).unwrap_or(Reply::None);
+            }
             Request::PostDescriptor(bytes) => self.intake.offer(now, from, &bytes),
             Request::Withdraw(bytes) => self.intake.withdraw(now, from, &bytes),
-            Request::GetConsensus { newer_than } => {
-                return match &self.newest {
-                    Some(newest) if newest.consensus.epoch() > newer_than => Reply::Ok(Arc::clone(&newest.bytes)),
-                    _ => Reply::None,
-                };
-            }
             Request::GetMixKeys(hash) => return self.find_part(&hash).map_or(Reply::None, Reply::Ok),
             Request::GetDescriptors(digests) => {
                 let held: Vec<&[u8]> = digests
@@ -89,10 +88,25 @@ impl<R: CryptoRng> Authority<R> {
     /// The round that a message is for; made if need be, within the sender's bound.
     fn round_for(&mut self, now: Now, key: Key, sender: &AuthorityId) -> Result<&mut Round, Refusal> {
         self.in_time(now, key.0)?;
-        let ahead =
-            self.rounds.iter().filter(|(k, r)| **k != key && Some(**k) != self.active && r.heard_from(sender)).count();
-        if ahead >= MAX_ROUNDS_AHEAD {
-            return Err(Refusal::Busy);
+        let ours = self.rounds.get(&key).is_some_and(|round| round.phase != Phase::Idle);
+        let led = |of: Key| leader(&self.settings.authorities, of) == Some(*sender);
+        let without_us = |(k, round): (&Key, &Round)| {
+            (*k != key && round.phase == Phase::Idle && round.heard_from(sender, led(*k))).then_some(*k)
+        };
+        let others: Vec<Key> = self.rounds.iter().filter_map(without_us).collect();
+        if let Some(oldest) = others.first().copied()
+            && !ours
+            && others.len() >= MAX_ROUNDS_WITHOUT_US
+        {
+            if key < oldest {
+                return Err(Refusal::Busy);
+            }
+            let led = led(oldest);
+            if let Some(round) = self.rounds.get_mut(&oldest)
+                && round.forget(sender, led)
+            {
+                self.rounds.remove(&oldest);
+            }
         }
         Ok(self.rounds.entry(key).or_insert_with(|| Round::new(now.mono)))
     }

@@ -243,7 +243,7 @@ impl<R: CryptoRng> Authority<R> {
                         self.settings.geometry,
                         key.0,
                         &votes,
-                        base.map(|p| &p.consensus),
+                        base.map(|p| &*p.consensus),
                         |digest| self.descriptor(digest).map(|held| Arc::clone(&held.descriptor)),
                     );
                     if let Some(outcome) = outcome {

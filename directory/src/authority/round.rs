@@ -67,7 +67,7 @@ pub(super) struct Round {
     pub(super) votes: BTreeMap<AuthorityId, Ballot>,
     pub(super) cheats: BTreeSet<AuthorityId>,
     /// Both votes of each cheat: the others must be shown them, or they would count one.
-    pub(super) exposed: Vec<(Hash, Arc<[u8]>)>,
+    pub(super) exposed: Vec<(AuthorityId, Hash, Arc<[u8]>)>,
     /// Echoes, and their signed bytes.
     pub(super) echoes: BTreeMap<AuthorityId, (Named, Arc<[u8]>)>,
     /// What the leader has proposed.
@@ -111,8 +111,26 @@ impl Round {
         self.quorum = None;
     }
 
-    pub(super) fn heard_from(&self, id: &AuthorityId) -> bool {
-        self.votes.contains_key(id) || self.echoes.contains_key(id) || self.cheats.contains(id)
+    /// Whether it holds anything of an authority, which may be its leader.
+    pub(super) fn heard_from(&self, id: &AuthorityId, leads: bool) -> bool {
+        let proposed = leads && self.proposal.is_some();
+        proposed || self.votes.contains_key(id) || self.echoes.contains_key(id) || self.cheats.contains(id)
+    }
+
+    /// Forgets what an authority has said here; whether nothing is left. Only for a round that we are not in.
+    pub(super) fn forget(&mut self, id: &AuthorityId, leads: bool) -> bool {
+        if leads {
+            self.proposal = None;
+        }
+        self.votes.remove(id);
+        self.echoes.remove(id);
+        self.cheats.remove(id);
+        self.exposed.retain(|(voter, ..)| voter != id);
+        for (sources, _) in self.wanted.values_mut() {
+            sources.remove(id);
+        }
+        self.wanted.retain(|_, (sources, _)| !sources.is_empty());
+        self.votes.is_empty() && self.echoes.is_empty() && self.cheats.is_empty() && self.proposal.is_none()
     }
 
     pub(super) fn put_vote(&mut self, ballot: Ballot) -> Put {
@@ -125,8 +143,8 @@ impl Round {
             Some(held) if held.hash == ballot.hash => Put::Known,
             Some(held) => {
                 let put = Put::Cheat(Arc::clone(&held.bytes), Arc::clone(&ballot.bytes));
-                self.exposed.push((held.hash, Arc::clone(&held.bytes)));
-                self.exposed.push((ballot.hash, Arc::clone(&ballot.bytes)));
+                self.exposed.push((voter, held.hash, Arc::clone(&held.bytes)));
+                self.exposed.push((voter, ballot.hash, Arc::clone(&ballot.bytes)));
                 // Once it is settled which votes count, those are kept: others have settled it too.
                 match self.counted.iter().find(|(id, _)| *id == voter) {
                     Some((_, hash)) if *hash == ballot.hash => {
@@ -150,7 +168,7 @@ impl Round {
     /// The bytes of a vote.
     pub(super) fn vote_bytes(&self, hash: &Hash) -> Option<&Arc<[u8]>> {
         let votes = self.votes.values().map(|b| (&b.hash, &b.bytes));
-        votes.chain(self.exposed.iter().map(|(hash, bytes)| (hash, bytes))).find(|(h, _)| *h == hash).map(|(_, b)| b)
+        votes.chain(self.exposed.iter().map(|(_, hash, bytes)| (hash, bytes))).find(|(h, _)| *h == hash).map(|(_, b)| b)
     }
 
     /// Takes an echo in, the first of each authority, and notes which votes we lack.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use posta_link::{Connection, Endpoint, LinkReceiver, LinkSender, Received};
+use posta_link::mirror::Mirrored;
+use posta_link::{Audience, Connection, Endpoint, LinkReceiver, LinkSender, Received};
 use posta_protocol::frame::Frame;
 use posta_protocol::ids::InboxId;
 use posta_protocol::packet::Packet;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) packets_per_second: u32,
     pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) mirrored: Mirrored,
 }
 
 /// Accepts clients until the endpoint closes or the relay stops.
@@ -66,6 +68,9 @@ pub(crate) async fn accept(shared: Shared) {
 }
 
 async fn serve(shared: Shared, connection: Connection, number: ClientLink) {
+    if connection.audience() == Audience::Directory {
+        return shared.mirrored.serve(&connection).await;
+    }
     let Some(consensus) = shared.consensus.borrow().clone() else { return };
     let link = match connection.open_link(hello(&consensus), consensus.geometry().packet_len()).await {
         Ok(link) => link,

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posta_link::Endpoint;
-use posta_link::fetch::{FetchError, Network, fetch_consensus, look_for_forks, post_descriptor, withdraw};
+use posta_link::fetch::{
+    self, FetchError, Network, fetch_consensus, fetch_newer, look_for_forks, post_descriptor, withdraw,
+};
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Consensus, Descriptor, Extensions, MixKeys, Refusal, Succession, Withdrawal, verify_succession,
+    Consensus, Descriptor, Extensions, MixKeys, Refusal, Shelf, Succession, Withdrawal, verify_succession,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{KeyEpoch, RelayId};
@@ -25,6 +27,7 @@ use super::board::{Board, Settings};
 use super::cache::Cache;
 use super::clock::{Utc, wall};
 use super::links::Held;
+use super::mirroring;
 use crate::failure::Failure;
 use crate::keys::{KeyError, Keys};
 use crate::relay::replay::Fill;
@@ -113,13 +116,23 @@ impl Directory {
         self: Arc<Self>,
         newest: watch::Sender<Option<Arc<Consensus>>>,
         parts: watch::Sender<Parts>,
+        shelf: watch::Sender<Arc<Shelf>>,
         cache: Cache,
     ) {
         let mut pause = RETRY_FIRST;
         let mut said = String::new();
         loop {
             let held = newest.borrow().clone();
-            match fetch_consensus(&self.network, &self.dialer, wall(), held.as_deref()).await {
+            let mix_keys = parts.borrow().clone();
+            let found = match held.clone() {
+                Some(consensus) => {
+                    let mirrors = mirroring::others(&consensus, &self.relay);
+                    let held = fetch::Held { consensus, mix_keys };
+                    fetch_newer(&self.network, &mirrors, &self.dialer, wall(), &held).await
+                }
+                None => fetch_consensus(&self.network, &self.dialer, wall(), None).await,
+            };
+            match found {
                 Ok((consensus, keys)) => {
                     self.board.fetched(Ok(()));
                     self.look_at(&consensus, held.is_none());
@@ -130,7 +143,8 @@ impl Directory {
                     }
                     // Before anyone acts on it: a relay that must start again because of it starts with it.
                     keep(&cache, &consensus, held).await;
-                    parts.send_replace(keys.into_iter().map(Arc::new).collect());
+                    mirroring::put(&shelf, &consensus, &keys).await;
+                    parts.send_replace(keys);
                     newest.send_replace(Some(consensus));
                 }
                 Err(FetchError::NothingNewer) => {}

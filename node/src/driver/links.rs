@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posta_link::{Connection, Endpoint, Link, LinkReceiver, LinkSender, Received, SendError};
+use posta_link::mirror::Mirrored;
+use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender, Received, SendError};
 use posta_protocol::document::{Consensus, Position, legal};
 use posta_protocol::frame::Hello;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) open: LinkCounts,
     /// Told when a peer holds another consensus for our epoch.
     pub(crate) forks: Arc<Notify>,
+    pub(crate) mirrored: Mirrored,
 }
 
 impl Shared {
@@ -151,6 +153,9 @@ pub(crate) async fn accept(shared: Shared, arrived: mpsc::Sender<(RelayId, Link)
         let Some(connection) = connection else { return };
         let (shared, arrived) = (shared.clone(), arrived.clone());
         tokio::spawn(async move {
+            if connection.audience() == Audience::Directory {
+                return shared.mirrored.serve(&connection).await;
+            }
             let Some(consensus) = shared.newest() else { return };
             let Some(id) = connection.peer().and_then(|key| listed(&consensus, &key)) else { return };
             match connection.open_link(hello(&consensus), consensus.geometry().packet_len()).await {

@@ -7,6 +7,7 @@
 use std::sync::OnceLock;
 
 pub mod control;
+mod diffs;
 mod documents;
 mod invitations;
 mod later;
@@ -51,6 +52,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "evidence", max_len: 8 * 1024, run: later::evidence, seeds: later::evidence_seeds },
     Target { name: "round_report", max_len: 4 * 1024, run: later::round_report, seeds: later::round_report_seeds },
     Target { name: "consensus", max_len: 16 * 1024, run: signed::consensus, seeds: signed::consensus_seeds },
+    Target {
+        name: "consensus_diff",
+        max_len: 8 * 1024,
+        run: diffs::consensus_diff,
+        seeds: diffs::consensus_diff_seeds,
+    },
+    Target { name: "packed_diff", max_len: 4 * 1024, run: diffs::packed_diff, seeds: diffs::packed_diff_seeds },
+    Target { name: "mix_keys_diff", max_len: 8 * 1024, run: diffs::mix_keys_diff, seeds: diffs::mix_keys_diff_seeds },
     Target { name: "parameters", max_len: 4 * 1024, run: parts::parameters, seeds: parts::parameters_seeds },
     Target { name: "extensions", max_len: 8 * 1024, run: parts::extensions, seeds: parts::extensions_seeds },
     Target { name: "addresses", max_len: 256, run: parts::addresses, seeds: parts::addresses_seeds },
@@ -78,6 +87,8 @@ pub const COVERS: &[(&str, &[&str])] = &[
     ("document/certificate.rs", &["certificate"]),
     ("document/consensus.rs", &["consensus"]),
     ("document/descriptor.rs", &["descriptor"]),
+    ("document/diff.rs", &["consensus_diff", "packed_diff"]),
+    ("document/diff/mix_keys.rs", &["mix_keys_diff"]),
     ("document/evidence.rs", &["evidence"]),
     ("document/extensions.rs", &["extensions"]),
     ("document/header.rs", &["signature", "consensus", "vote"]),

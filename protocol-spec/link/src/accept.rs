@@ -66,7 +66,7 @@ pub(crate) async fn run(
         let Ok(permit) = Arc::clone(&places).try_acquire_owned() else { continue };
         let finished = finished.clone();
         tokio::spawn(async move {
-            match handshake(incoming, audience, place).await {
+            match handshake(incoming, audience, limits.mirror, place).await {
                 Ok(connection) => {
                     // Fails when the endpoint is gone; the connection then closes as it is dropped.
                     let _ = finished.send(connection).await;
@@ -78,11 +78,16 @@ pub(crate) async fn run(
     }
 }
 
-async fn handshake(incoming: quinn::Incoming, audience: Audience, place: Place) -> Result<Connection, LinkError> {
+async fn handshake(
+    incoming: quinn::Incoming,
+    audience: Audience,
+    mirror: bool,
+    place: Place,
+) -> Result<Connection, LinkError> {
     let connecting = incoming.accept().map_err(|e| LinkError::from_quic(&e))?;
     match timeout(HANDSHAKE_TIMEOUT, connecting).await {
         Err(_) => Err(LinkError::Timeout),
         Ok(Err(e)) => Err(LinkError::from_quic(&e)),
-        Ok(Ok(quic)) => Connection::finished(quic, audience, Some(place)),
+        Ok(Ok(quic)) => Connection::finished(quic, audience, mirror, Some(place)),
     }
 }

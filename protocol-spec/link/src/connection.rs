@@ -15,7 +15,7 @@ use crate::error::LinkError;
 use crate::limits::{Place, SharedRate};
 use crate::link::{self, Link};
 use crate::tls::proved_key;
-use crate::transport::{Audience, CLOSE_BREACH, CLOSE_DONE, CLOSE_MISMATCH};
+use crate::transport::{self, Audience, CLOSE_BREACH, CLOSE_DONE, CLOSE_MISMATCH};
 
 /// A connection whose handshake is finished. A clone is another handle; when the last is dropped it closes.
 #[derive(Clone)]
@@ -35,16 +35,26 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Takes over a connection, after one more look at what was agreed: QUIC alone accepts two sides without ALPN.
+    /// A port that mirrors documents takes directory connections besides those of its own audience.
     pub(crate) fn finished(
         quic: quinn::Connection,
-        audience: Audience,
+        port: Audience,
+        mirror: bool,
         place: Option<Place>,
     ) -> Result<Self, LinkError> {
         let agreed = quic.handshake_data().and_then(|d| d.downcast::<HandshakeData>().ok());
-        if agreed.and_then(|d| d.protocol).as_deref() != Some(audience.alpn()) {
-            quic.close(CLOSE_MISMATCH, b"");
-            return Err(LinkError::Version);
-        }
+        let agreed = agreed.and_then(|d| d.protocol);
+        let audience = match agreed.as_deref() {
+            Some(name) if name == port.alpn() => port,
+            Some(name) if mirror && name == Audience::Directory.alpn() => {
+                transport::open_for_requests(&quic);
+                Audience::Directory
+            }
+            _ => {
+                quic.close(CLOSE_MISMATCH, b"");
+                return Err(LinkError::Version);
+            }
+        };
         let peer = proved_key(&quic);
         Ok(Self { quic, audience, peer, place: place.map(Arc::new) })
     }
@@ -118,7 +128,9 @@ impl Connection {
         self.quic.close_reason().map_or(LinkError::Refused, |e| LinkError::from_quic(&e))
     }
 
-    pub(crate) const fn audience(&self) -> Audience {
+    /// What was agreed that it is for: at a port that mirrors documents it may be [`Audience::Directory`].
+    #[must_use]
+    pub const fn audience(&self) -> Audience {
         self.audience
     }
 
@@ -200,9 +212,19 @@ impl Responder {
     ///
     /// # Errors
     /// [`LinkError::Timeout`], or why the connection closed.
-    pub async fn reply(mut self, body: &[u8]) -> Result<(), LinkError> {
+    pub async fn reply(self, body: &[u8]) -> Result<(), LinkError> {
+        self.reply_in_parts(&[body]).await
+    }
+
+    /// As [`Responder::reply`], of parts that lie apart: a document behind its head is sent without a copy of it.
+    ///
+    /// # Errors
+    /// As [`Responder::reply`].
+    pub async fn reply_in_parts(mut self, parts: &[&[u8]]) -> Result<(), LinkError> {
         let transfer = async {
-            self.send.write_all(body).await.map_err(|_| self.connection.failure())?;
+            for part in parts {
+                self.send.write_all(part).await.map_err(|_| self.connection.failure())?;
+            }
             self.send.finish().map_err(|_| self.connection.failure())?;
             match self.send.stopped().await {
                 Ok(None) => Ok(()),

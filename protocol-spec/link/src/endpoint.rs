@@ -119,7 +119,7 @@ impl Endpoint {
         let socket = open_socket(addr)?;
         let port = socket.local_addr().map_err(|source| LinkError::Bind { addr, source })?.port();
         let identity = key.certified()?;
-        let tls = tls::server_config(provider, audience, Arc::clone(&identity), Arc::clone(&admit))?;
+        let tls = tls::server_config(provider, audience, Arc::clone(&identity), Arc::clone(&admit), limits.mirror)?;
         let server = accept::server_config(tls, audience);
         let quic =
             quinn::Endpoint::new(endpoint_config(key, audience, port), Some(server), socket, Arc::new(TokioRuntime))
@@ -196,12 +196,26 @@ impl Endpoint {
     /// [`LinkError::Unreachable`], [`LinkError::WrongPeer`], [`LinkError::NotAdmitted`], [`LinkError::Version`],
     /// [`LinkError::Cryptography`], [`LinkError::Busy`], or [`LinkError::Closed`] if this endpoint is.
     pub async fn connect(&self, addr: SocketAddr, peer: LinkPublicKey) -> Result<Connection, LinkError> {
+        self.connect_as(addr, peer, self.inner.audience == Audience::Client).await
+    }
+
+    /// As [`Endpoint::connect`], to a client port: without a key, whatever this endpoint holds. For directory connections to
+    /// a relay that mirrors documents there.
+    ///
+    /// # Errors
+    /// As [`Endpoint::connect`].
+    pub async fn connect_nameless(&self, addr: SocketAddr, peer: LinkPublicKey) -> Result<Connection, LinkError> {
+        self.connect_as(addr, peer, true).await
+    }
+
+    async fn connect_as(&self, addr: SocketAddr, peer: LinkPublicKey, nameless: bool) -> Result<Connection, LinkError> {
         let inner = &*self.inner;
         if inner.admit.as_ref().is_some_and(|admit| !admit.admit(&peer)) {
             return Err(LinkError::NotAdmitted);
         }
         let expected = Arc::new(ExpectedServer::new(peer, &inner.provider));
-        let tls = tls::client_config(&inner.provider, inner.audience, inner.identity.clone(), Arc::clone(&expected))?;
+        let identity = inner.identity.clone();
+        let tls = tls::client_config(&inner.provider, inner.audience, identity, nameless, Arc::clone(&expected))?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
         config.transport_config(Arc::clone(&inner.transport));
         let connecting = inner.quic.connect_with(config, addr, SERVER_NAME).map_err(|e| match e {
@@ -214,7 +228,7 @@ impl Endpoint {
             Ok(Err(e)) => return Err(LinkError::from_quic(&e)),
             Ok(Ok(quic)) => quic,
         };
-        let connection = Connection::finished(quic, inner.audience, None)?;
+        let connection = Connection::finished(quic, inner.audience, false, None)?;
         if connection.peer() != Some(peer) {
             connection.close();
             return Err(LinkError::WrongPeer);

@@ -16,14 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::document::{
-    Authorities, Authority, Consensus, Evidence, EvidenceKind, MixKeys, Refusal, Reply, Request, SignedHeader,
-    UnverifiedConsensus, UnverifiedMixKeys, WrongLayers, verify_succession, verify_usable,
+    Authorities, Authority, Consensus, Evidence, EvidenceKind, Refusal, Reply, Request, SignedHeader,
+    UnverifiedConsensus, WrongLayers,
 };
 use posta_protocol::error::{Malformed, Misuse, Untrusted};
 use posta_protocol::ids::{AuthorityId, Epoch, LinkPublicKey};
-use posta_protocol::now::Wall;
-use posta_protocol::params::CLIENT_CLOCK_SKEW;
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinSet;
@@ -35,6 +32,10 @@ use crate::connection::Connection;
 use crate::endpoint::Endpoint;
 use crate::error::LinkError;
 use crate::keys::atomic_write;
+
+mod newest;
+
+pub use self::newest::{Documents, Held, Mirror, Mirrors, fetch_consensus, fetch_newer, fetch_signed};
 
 /// How long one authority may take for everything that is asked of it, before the next one is asked.
 pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -185,111 +186,6 @@ impl Network {
     }
 }
 
-/// Fetches the newest consensus with its mix keys, and verifies all of it: signatures, times, that the mixes are in the
-/// layers where the shared randomness puts them, that random values follow from `held`, and that the network is large
-/// enough. This machine's clock may be off by [`CLIENT_CLOCK_SKEW`]. Authorities are asked one after another from a random start, each as soon as the one before
-/// has failed or has been silent for [`PATIENCE`], until one has a fresh consensus; else the newest of all answers wins.
-/// One that is not newer than `held` is refused.
-///
-/// Safe to cancel.
-///
-/// # Errors
-/// [`FetchError::NothingNewer`] if all is well with what is held, else the most telling of the authorities' failures.
-pub async fn fetch_consensus(
-    network: &Network,
-    dialer: &Endpoint,
-    now: Wall,
-    held: Option<&Consensus>,
-) -> Result<(Consensus, Vec<MixKeys>), FetchError> {
-    let (consensus, parts) = fetch_signed(network, dialer, now, held).await?;
-    verify(&consensus, &parts, &network.authorities, now, held)?;
-    Ok((consensus, parts))
-}
-
-/// What is checked of a consensus, its signatures and times apart, before anything is done by it.
-fn verify(
-    consensus: &Consensus,
-    parts: &[MixKeys],
-    authorities: &Authorities,
-    now: Wall,
-    held: Option<&Consensus>,
-) -> Result<(), FetchError> {
-    if let Some(held) = held {
-        // A break in the chain is told by whoever keeps both; it is no reason to refuse.
-        verify_succession(consensus, held, authorities)?;
-    }
-    Ok(verify_usable(consensus, parts, now)?)
-}
-
-/// As [`fetch_consensus`], without a look at layers and random values: to show people a consensus that can't be used.
-///
-/// # Errors
-/// As [`fetch_consensus`], but for [`FetchError::TooSmall`] and [`FetchError::Rules`].
-pub async fn fetch_signed(
-    network: &Network,
-    dialer: &Endpoint,
-    now: Wall,
-    held: Option<&Consensus>,
-) -> Result<(Consensus, Vec<MixKeys>), FetchError> {
-    let list = network.authorities.list();
-    let start = rand::rng().random_range(0..list.len().max(1));
-    let newer_than = held.map_or(Epoch(0), Consensus::epoch);
-    let known = Arc::new(network.authorities.clone());
-    let order: Vec<_> = list.iter().cycle().skip(start).take(list.len()).collect();
-    let mut left = order.into_iter();
-    let mut asked = JoinSet::new();
-    let mut best: Option<(Consensus, Vec<MixKeys>)> = None;
-    let mut failure: Option<FetchError> = None;
-    let mut next = left.next();
-    loop {
-        if let Some(authority) = next.take() {
-            let (known, authority, dialer) = (Arc::clone(&known), authority.clone(), dialer.clone());
-            asked.spawn(async move {
-                let fetch = fetch_from(&known, &authority, &dialer, now, newer_than);
-                timeout(AUTHORITY_TIMEOUT, fetch).await.unwrap_or(Err(FetchError::Timeout))
-            });
-        }
-        let patience = if left.len() > 0 { PATIENCE } else { AUTHORITY_TIMEOUT };
-        match timeout(patience, asked.join_next()).await {
-            Err(_) => next = left.next(),
-            Ok(Some(Ok(Ok(found)))) => {
-                let fresh = found.0.fresh_until() > now;
-                if best.as_ref().is_none_or(|(held, _)| held.epoch() < found.0.epoch()) {
-                    best = Some(found);
-                }
-                if fresh {
-                    break;
-                }
-                next = left.next();
-            }
-            Ok(Some(failed)) => {
-                let e = match failed {
-                    Ok(Err(FetchError::NothingNewer)) if held.is_none() => FetchError::NoConsensus,
-                    Ok(Err(e)) => e,
-                    _ => FetchError::Timeout,
-                };
-                debug!("a consensus was not fetched: {e}");
-                failure = Some(match failure {
-                    Some(worse) if weight(&worse) >= weight(&e) => worse,
-                    _ => e,
-                });
-                next = left.next();
-            }
-            Ok(None) => {
-                next = left.next();
-                if next.is_none() {
-                    break;
-                }
-            }
-        }
-    }
-    match (best, failure) {
-        (Some(found), _) => Ok(found),
-        (None, Some(e)) => Err(e),
-        (None, None) => Err(FetchError::NothingNewer),
-    }
-}
-
 /// Of several failures the one that tells most: an answer that can't be believed, before none at all; but if some
 /// authority could say that there is nothing newer, then nothing is wrong.
 const fn weight(e: &FetchError) -> u8 {
@@ -301,35 +197,6 @@ const fn weight(e: &FetchError) -> u8 {
         FetchError::Link(_) => 1,
         FetchError::Timeout => 0,
     }
-}
-
-async fn fetch_from(
-    known: &Authorities,
-    authority: &Authority,
-    dialer: &Endpoint,
-    now: Wall,
-    newer_than: Epoch,
-) -> Result<(Consensus, Vec<MixKeys>), FetchError> {
-    let connection = connect(authority, dialer).await?;
-    let bytes = match ask(&connection, &Request::GetConsensus { newer_than }).await? {
-        Reply::Ok(bytes) => bytes,
-        Reply::None => return Err(FetchError::NothingNewer),
-        Reply::Refused(reason) => return Err(FetchError::Refused(reason)),
-    };
-    let consensus = UnverifiedConsensus::decode(&bytes)?.verify(known, now, CLIENT_CLOCK_SKEW)?;
-    if consensus.epoch() <= newer_than {
-        return Err(FetchError::NothingNewer);
-    }
-    let mut parts = Vec::with_capacity(consensus.key_epochs().len());
-    for part in consensus.key_epochs() {
-        match ask(&connection, &Request::GetMixKeys(part.mix_keys)).await? {
-            Reply::Ok(bytes) => parts.push(UnverifiedMixKeys::decode(&bytes)?.verify(&consensus)?),
-            Reply::None => return Err(FetchError::Incomplete),
-            Reply::Refused(reason) => return Err(FetchError::Refused(reason)),
-        }
-    }
-    connection.close();
-    Ok((consensus, parts))
 }
 
 /// Posts a signed descriptor to all authorities at once. Returns how many have accepted it, at least one.

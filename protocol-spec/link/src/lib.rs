@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | [`Audience::Link`] | relays | both sides, always | packets and control frames, 8 packet streams each way |
 //! | [`Audience::Client`] | clients | the relay's only | packets and control frames, 1 packet stream each way |
-//! | [`Audience::Directory`] | everyone | the authority's; the dialler's if it has one | requests and replies |
+//! | [`Audience::Directory`] | everyone | the authority's; the dialler's if it has one | requests and replies; also to relays' ports |
 //!
 //! ```text
 //! control stream   | 1 | hello | length (u16) | frame | length (u16) | frame | ...
@@ -24,6 +24,7 @@
 //! | [`link`] | hello, packets and control frames |
 //! | [`tls`] | keys, verifiers, what is negotiated (nothing) |
 //! | [`transport`] | windows, timeouts, congestion control by audience |
+//! | [`fetch`], [`mirror`] | the directory's documents: asking for them, and answering |
 //! | [`config`], [`keys`], [`logs`], [`exit`] | what every program shares |
 
 mod accept;
@@ -37,6 +38,7 @@ pub mod keys;
 pub mod limits;
 pub mod link;
 pub mod logs;
+pub mod mirror;
 #[cfg(test)]
 mod tests;
 pub mod tls;

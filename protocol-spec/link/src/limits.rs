@@ -46,6 +46,8 @@ pub struct PortLimits {
     pub handshakes_per_network: u32,
     /// Packets in a second of one network. The port doesn't count them: it hands out what its owner counts with.
     pub packets_per_network: u32,
+    /// Whether requests for documents come in here too, on directory connections: a relay's port, which mirrors them.
+    pub mirror: bool,
 }
 
 impl PortLimits {
@@ -69,6 +71,7 @@ impl PortLimits {
             handshakes: HANDSHAKES_PER_SECOND,
             handshakes_per_network,
             packets_per_network: PACKETS_PER_NETWORK,
+            mirror: false,
         }
     }
 }

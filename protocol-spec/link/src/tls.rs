@@ -114,6 +114,7 @@ pub(crate) fn server_config(
     audience: Audience,
     identity: Arc<CertifiedKey>,
     admit: Arc<dyn Admit>,
+    mirror: bool,
 ) -> Result<QuicServerConfig, LinkError> {
     let verifier = AdmittedClient { audience, admit, algorithms: provider.signature_verification_algorithms };
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
@@ -122,17 +123,22 @@ pub(crate) fn server_config(
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(identity)));
     config.alpn_protocols = vec![audience.alpn().to_vec()];
+    if mirror && audience != Audience::Directory {
+        config.alpn_protocols.push(Audience::Directory.alpn().to_vec());
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     QuicServerConfig::try_from(config).map_err(build_error)
 }
 
-/// The dialling side, for one peer.
+/// The dialling side, for one peer. `nameless` is how every dialler is at a client port: it has no key, and the port would
+/// not take one.
 pub(crate) fn client_config(
     provider: &Arc<CryptoProvider>,
     audience: Audience,
     identity: Option<Arc<CertifiedKey>>,
+    nameless: bool,
     peer: Arc<ExpectedServer>,
 ) -> Result<QuicClientConfig, LinkError> {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(provider))
@@ -140,9 +146,9 @@ pub(crate) fn client_config(
         .map_err(build_error)?
         .dangerous()
         .with_custom_certificate_verifier(peer);
-    let mut config = match (audience, identity) {
+    let mut config = match (nameless, identity) {
         // A client never shows a key, whatever its program holds.
-        (Audience::Client, _) => builder.with_no_client_auth(),
+        (true, _) => builder.with_no_client_auth(),
         (_, Some(identity)) => {
             builder.with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(identity)))
         }

@@ -118,6 +118,13 @@ impl Audience {
     }
 }
 
+/// Makes a directory connection of one that came to a port of another audience, as far as settings can still change.
+pub(crate) fn open_for_requests(quic: &quinn::Connection) {
+    quic.set_max_concurrent_uni_streams(VarInt::from_u32(0));
+    quic.set_max_concurrent_bi_streams(VarInt::from_u32(REQUESTS_AT_ONCE));
+    quic.set_send_window(u64::from(DIRECTORY_WINDOW));
+}
+
 /// The idle timeout in QUIC's own unit; all of ours are seconds.
 fn idle(d: Duration) -> Option<IdleTimeout> {
     IdleTimeout::try_from(d).ok()

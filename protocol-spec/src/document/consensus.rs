@@ -85,27 +85,32 @@ impl ConsensusBody {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(1024 + 192 * self.relays.len());
-        w.u16(PROTOCOL_VERSION);
-        self.geometry.write(&mut w);
-        self.geometry.hash().write(&mut w);
-        w.u64(self.epoch.0);
-        w.u64(self.valid_after.0);
-        w.u64(self.fresh_until.0);
-        w.u64(self.valid_until.0);
-        self.previous.write(&mut w);
-        self.shared_random.write(&mut w);
-        self.params.write(&mut w);
-        w.count(self.key_epochs.len());
-        for part in &self.key_epochs {
-            w.u64(part.epoch.0);
-            part.mix_keys.write(&mut w);
-        }
+        self.write_head(&mut w);
         w.count(self.relays.len());
         for relay in &self.relays {
             relay.write(&mut w);
         }
         self.extensions.write(&mut w);
         w.finish()
+    }
+
+    /// Everything in front of the relays.
+    pub(super) fn write_head(&self, w: &mut Writer) {
+        w.u16(PROTOCOL_VERSION);
+        self.geometry.write(w);
+        self.geometry.hash().write(w);
+        w.u64(self.epoch.0);
+        w.u64(self.valid_after.0);
+        w.u64(self.fresh_until.0);
+        w.u64(self.valid_until.0);
+        self.previous.write(w);
+        self.shared_random.write(w);
+        self.params.write(w);
+        w.count(self.key_epochs.len());
+        for part in &self.key_epochs {
+            w.u64(part.epoch.0);
+            part.mix_keys.write(w);
+        }
     }
 
     /// One relay.
@@ -122,11 +127,29 @@ impl ConsensusBody {
 
     fn decode(bytes: &[u8]) -> Result<Self, Untrusted> {
         let mut r = Reader::new(bytes);
+        let mut body = Self::read_head(&mut r)?;
+        let n = r.count(MAX_RELAYS, "relays")?;
+        // An entry takes more than 64 bytes: what is allocated is bounded by what was sent.
+        body.relays.reserve_exact(n.min(r.left() / 64));
+        for _ in 0..n {
+            let relay = RelayEntry::read(&mut r, body.key_epochs.len())?;
+            if body.relays.last().is_some_and(|last| last.id >= relay.id) {
+                return Err(Malformed::Value("order of relays").into());
+            }
+            body.relays.push(relay);
+        }
+        body.extensions = Extensions::read(&mut r)?;
+        r.finish(WHAT)?;
+        Ok(body)
+    }
+
+    /// Reads everything in front of the relays; there are none yet, and no extensions.
+    pub(super) fn read_head(r: &mut Reader<'_>) -> Result<Self, Untrusted> {
         if r.u16(WHAT)? != PROTOCOL_VERSION {
             return Err(Untrusted::Version(WHAT));
         }
-        let geometry = Geometry::read(&mut r)?;
-        if Hash::read(&mut r)? != geometry.hash() {
+        let geometry = Geometry::read(r)?;
+        if Hash::read(r)? != geometry.hash() {
             return Err(Untrusted::Hash("the geometry"));
         }
         let epoch = Epoch(r.u64("epoch")?);
@@ -136,30 +159,18 @@ impl ConsensusBody {
         if valid_after >= fresh_until || fresh_until > valid_until {
             return Err(Malformed::Value("times of a consensus").into());
         }
-        let previous = Hash::read(&mut r)?;
-        let shared_random = SharedRandom::read(&mut r)?;
-        let params = Params::read(&mut r)?;
+        let previous = Hash::read(r)?;
+        let shared_random = SharedRandom::read(r)?;
+        let params = Params::read(r)?;
         let n = r.count(MAX_KEY_EPOCHS, "key epochs")?;
         let mut key_epochs: Vec<KeyEpochPart> = Vec::with_capacity(n);
         for _ in 0..n {
-            let part = KeyEpochPart { epoch: KeyEpoch(r.u64("key epoch")?), mix_keys: Hash::read(&mut r)? };
+            let part = KeyEpochPart { epoch: KeyEpoch(r.u64("key epoch")?), mix_keys: Hash::read(r)? };
             if key_epochs.last().is_some_and(|last| last.epoch >= part.epoch) {
                 return Err(Malformed::Value("key epochs").into());
             }
             key_epochs.push(part);
         }
-        let n = r.count(MAX_RELAYS, "relays")?;
-        // An entry takes more than 64 bytes: what is allocated is bounded by what was sent.
-        let mut relays: Vec<RelayEntry> = Vec::with_capacity(n.min(r.left() / 64));
-        for _ in 0..n {
-            let relay = RelayEntry::read(&mut r, key_epochs.len())?;
-            if relays.last().is_some_and(|last| last.id >= relay.id) {
-                return Err(Malformed::Value("order of relays").into());
-            }
-            relays.push(relay);
-        }
-        let extensions = Extensions::read(&mut r)?;
-        r.finish(WHAT)?;
         Ok(Self {
             geometry,
             epoch,
@@ -170,43 +181,62 @@ impl ConsensusBody {
             shared_random,
             params,
             key_epochs,
-            relays,
-            extensions,
+            relays: Vec::new(),
+            extensions: Extensions::default(),
         })
     }
 }
 
 impl RelayEntry {
     fn write(&self, w: &mut Writer) {
-        self.id.write(w);
-        self.link_key.write(w);
-        address::write(&self.link_addresses, w);
-        address::write(&self.client_addresses, w);
-        self.roles.write(w);
-        w.bool(self.family.is_some());
-        w.bytes(self.family.as_ref().map_or(&[], <[u8; 32]>::as_slice));
-        self.operator.write(w);
-        w.u32(self.capacity);
-        w.u64(self.listed_since.0);
+        self.write_placeless(w);
         for layer in &self.layers {
             Position::write(*layer, w);
         }
     }
 
     fn read(r: &mut Reader<'_>, key_epochs: usize) -> Result<Self, Malformed> {
+        let mut relay = Self::read_placeless(r)?;
+        relay.layers = (0..key_epochs).map(|_| Position::read(r)).collect::<Result<_, _>>()?;
+        Ok(relay)
+    }
+
+    /// All but its places.
+    pub(super) fn write_placeless(&self, w: &mut Writer) {
+        self.id.write(w);
+        self.link_key.write(w);
+        address::write(&self.link_addresses, w);
+        address::write(&self.client_addresses, w);
+        self.roles.write(w);
+        write_family(self.family.as_ref(), w);
+        self.operator.write(w);
+        w.u32(self.capacity);
+        w.u64(self.listed_since.0);
+    }
+
+    pub(super) fn read_placeless(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             id: RelayId::read(r)?,
             link_key: LinkPublicKey::read(r)?,
             link_addresses: address::read(r)?,
             client_addresses: address::read(r)?,
             roles: Roles::read(r)?,
-            family: if r.bool("family")? { Some(r.array("family")?) } else { None },
+            family: read_family(r)?,
             operator: OperatorId::read(r)?,
             capacity: r.u32("capacity")?,
             listed_since: Wall(r.u64("times")?),
-            layers: (0..key_epochs).map(|_| Position::read(r)).collect::<Result<_, _>>()?,
+            layers: Vec::new(),
         })
     }
+}
+
+pub(super) fn write_family(family: Option<&[u8; 32]>, w: &mut Writer) {
+    w.bool(family.is_some());
+    w.bytes(family.map_or(&[], <[u8; 32]>::as_slice));
+}
+
+pub(super) fn read_family(r: &mut Reader<'_>) -> Result<Option<[u8; 32]>, Malformed> {
+    if r.bool("family")? { r.array("family").map(Some) } else { Ok(None) }
 }
 
 /// A consensus that enough authorities have signed.
@@ -244,6 +274,10 @@ impl Consensus {
     #[must_use]
     pub fn signed_header(&self) -> SignedHeader {
         SignedHeader { header: self.header, signatures: self.signatures.clone() }
+    }
+
+    pub(super) fn signatures(&self) -> &[ConsensusSignature] {
+        &self.signatures
     }
 
     /// The exact bytes as received.
@@ -341,6 +375,12 @@ impl Consensus {
 pub struct UnverifiedConsensus(Consensus);
 
 impl UnverifiedConsensus {
+    /// The bytes, which nobody has vouched for yet.
+    #[must_use]
+    pub fn encode(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
     /// Parses a consensus.
     ///
     /// # Errors

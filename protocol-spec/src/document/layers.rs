@@ -8,6 +8,8 @@
 //! mixes, nor less than the parameter `LAYER_MIN`. Where that is not possible nobody is dealt, and the network is
 //! refused as too small ([`TooFewMixes`]).
 
+use core::borrow::Borrow;
+
 use thiserror::Error;
 
 use super::randomness::{Cut, Deal, deals_after};
@@ -169,12 +171,13 @@ pub fn verify_kept(consensus: &Consensus) -> Result<(), WrongLayers> {
 ///
 /// # Errors
 /// [`WrongLayers`]; [`WrongLayers::too_small`] tells a network that is too small from a consensus that is wrong.
-pub fn verify_usable(consensus: &Consensus, parts: &[MixKeys], now: Wall) -> Result<(), WrongLayers> {
+pub fn verify_usable(consensus: &Consensus, parts: &[impl Borrow<MixKeys>], now: Wall) -> Result<(), WrongLayers> {
     let body = consensus.body();
     let of = |at: Wall| Some(consensus.key_epoch_at(at)).filter(|epoch| body.shared_random.deal(*epoch).is_some());
     let present = of(now).unwrap_or_else(|| consensus.key_epoch_at(body.valid_after));
     let mut small = None;
-    for part in parts {
+    let parts = || parts.iter().map(Borrow::borrow);
+    for part in parts() {
         match verify_layers(consensus, part) {
             Err(wrong) if !wrong.too_small() => return Err(wrong),
             Err(few) if part.key_epoch == present => small = Some(few),
@@ -185,7 +188,7 @@ pub fn verify_usable(consensus: &Consensus, parts: &[MixKeys], now: Wall) -> Res
         return Err(few);
     }
     let deal = body.shared_random.deal(present).ok_or(WrongLayers::KeyEpoch(present.0))?;
-    if !parts.iter().any(|part| part.key_epoch == present) {
+    if !parts().any(|part: &MixKeys| part.key_epoch == present) {
         cut(deal, &body.relays, body.params.layer_min())?;
         return Err(WrongLayers::KeyEpoch(present.0));
     }

@@ -55,6 +55,21 @@ pub struct UnverifiedMixKeys {
 }
 
 impl UnverifiedMixKeys {
+    /// Keys that were checked, with the hash of their encoding.
+    pub(super) const fn new(keys: MixKeys, hash: Hash) -> Self {
+        Self { keys, hash }
+    }
+
+    /// The part's bytes, which nobody has vouched for yet.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.keys.encode()
+    }
+
+    pub(super) const fn keys(&self) -> &MixKeys {
+        &self.keys
+    }
+
     /// Parses a part. Every key is checked.
     ///
     /// # Errors

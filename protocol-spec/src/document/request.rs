@@ -4,7 +4,10 @@ use super::RoundReport;
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::ids::{Epoch, Hash};
-use crate::params::{MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_DESCRIPTORS_AT_ONCE, MAX_MIX_KEYS_LEN, MAX_VOTE_LEN};
+use crate::params::{
+    MAX_CONSENSUS_DIFF_LEN, MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_DESCRIPTORS_AT_ONCE, MAX_MIX_KEYS_LEN,
+    MAX_VOTE_LEN,
+};
 use crate::registry::{directory as code, directory_answer, refusal};
 
 const WHAT: &str = "request";
@@ -37,6 +40,18 @@ pub enum Request {
     Proposal(Vec<u8>),
     /// The [`super::RoundReport`] of the round that made the newest consensus.
     GetRound,
+    /// How the newest consensus differs from the one with this hash: a [`super::ConsensusDiff`].
+    GetConsensusDiff {
+        /// The hash of the one that the asker holds.
+        base: Hash,
+    },
+    /// How the mix keys with the one hash became those with the other: see [`super::MixKeysDiff::unpack`].
+    GetMixKeysDiff {
+        /// The hash of those that the asker holds.
+        base: Hash,
+        /// The hash of those that it wants.
+        to: Hash,
+    },
 }
 
 impl Request {
@@ -94,6 +109,15 @@ impl Request {
                 w.u8(code::GET_VOTE);
                 hash.write(&mut w);
             }
+            Self::GetConsensusDiff { base } => {
+                w.u8(code::GET_CONSENSUS_DIFF);
+                base.write(&mut w);
+            }
+            Self::GetMixKeysDiff { base, to } => {
+                w.u8(code::GET_MIX_KEYS_DIFF);
+                base.write(&mut w);
+                to.write(&mut w);
+            }
         }
         w.finish()
     }
@@ -119,6 +143,8 @@ impl Request {
             code::WITHDRAW => Self::Withdraw(r.remainder().to_vec()),
             code::PROPOSAL => Self::Proposal(r.remainder().to_vec()),
             code::GET_ROUND => Self::GetRound,
+            code::GET_CONSENSUS_DIFF => Self::GetConsensusDiff { base: Hash::read(&mut r)? },
+            code::GET_MIX_KEYS_DIFF => Self::GetMixKeysDiff { base: Hash::read(&mut r)?, to: Hash::read(&mut r)? },
             _ => return Err(Malformed::Value(WHAT)),
         };
         r.finish(WHAT)?;
@@ -137,7 +163,8 @@ impl Request {
             | Self::Proposal(_) => 1,
             Self::GetRound => RoundReport::MAX_LEN,
             Self::GetConsensus { .. } => MAX_CONSENSUS_LEN,
-            Self::GetMixKeys(_) => MAX_MIX_KEYS_LEN,
+            Self::GetMixKeys(_) | Self::GetMixKeysDiff { .. } => MAX_MIX_KEYS_LEN,
+            Self::GetConsensusDiff { .. } => MAX_CONSENSUS_DIFF_LEN,
             Self::GetDescriptors(_) => 4 + MAX_DESCRIPTORS_AT_ONCE * (4 + MAX_DESCRIPTOR_LEN),
             Self::GetVote(_) => MAX_VOTE_LEN,
         }
@@ -166,6 +193,8 @@ pub enum Refusal {
     Round,
     /// The authority doesn't know this request, or we don't know its reason.
     Unsupported,
+    /// No difference from that document is at hand: the whole one is.
+    Base,
 }
 
 impl Refusal {
@@ -180,6 +209,7 @@ impl Refusal {
             Self::NotAuthority => refusal::NOT_AUTHORITY,
             Self::Round => refusal::ROUND,
             Self::Unsupported => refusal::UNSUPPORTED,
+            Self::Base => refusal::BASE,
         }
     }
 
@@ -193,6 +223,7 @@ impl Refusal {
             refusal::ADDRESS => Self::Address,
             refusal::NOT_AUTHORITY => Self::NotAuthority,
             refusal::ROUND => Self::Round,
+            refusal::BASE => Self::Base,
             _ => Self::Unsupported,
         }
     }
@@ -212,6 +243,7 @@ impl core::fmt::Display for Refusal {
             Self::NotAuthority => "only authorities may ask this",
             Self::Round => "the round is over or has not begun",
             Self::Unsupported => "the request is of another version: update the older program",
+            Self::Base => "no difference from that document is at hand: ask for the whole one",
         })
     }
 }

@@ -7,14 +7,16 @@ use posta_protocol::params::PROTOCOL_VERSION;
 use serde_json::Value;
 
 use crate::json::{Fields, Json, object};
-use crate::{answers, boxes, commands, documents, invitations, kdf, links, packets, refused, replies, requests, xwing};
+use crate::{
+    answers, boxes, commands, diffs, documents, invitations, kdf, links, packets, refused, replies, requests, xwing,
+};
 
 /// The layout of the files themselves.
 const FORMAT: u64 = 1;
 /// Set to 1, it has the files rewritten instead of compared.
 const WRITE: &str = "POSTA_WRITE_VECTORS";
 /// The folder is read by people and cloned by everyone.
-const MAX_FOLDER_LEN: usize = 1_600_000;
+const MAX_FOLDER_LEN: usize = 1_700_000;
 
 pub(crate) struct File {
     pub(crate) name: &'static str,
@@ -37,7 +39,7 @@ pub(crate) const ALL: [File; 11] = [
 ];
 
 fn all_documents() -> Vec<Json> {
-    [documents::make(), requests::make()].concat()
+    [documents::make(), requests::make(), diffs::make()].concat()
 }
 
 impl File {

@@ -7,6 +7,7 @@ mod boxes;
 mod commands;
 mod coverage;
 mod describe;
+mod diffs;
 mod documents;
 mod files;
 mod hops;

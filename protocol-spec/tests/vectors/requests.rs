@@ -33,6 +33,11 @@ pub(crate) fn make() -> Vec<Json> {
         ("post a withdrawal", Request::Withdraw(rng.bytes(30))),
         ("post a proposal", Request::Proposal(rng.bytes(30))),
         ("get the report of the last round", Request::GetRound),
+        ("get the difference from a consensus", Request::GetConsensusDiff { base: Hash(rng.array()) }),
+        (
+            "get the difference from mix keys",
+            Request::GetMixKeysDiff { base: Hash(rng.array()), to: Hash(rng.array()) },
+        ),
     ]
     .map(|(name, request)| request_json(name, &request))
     .into();
@@ -50,6 +55,7 @@ pub(crate) fn make() -> Vec<Json> {
             ("not an authority", Reply::Refused(Refusal::NotAuthority)),
             ("round", Reply::Refused(Refusal::Round)),
             ("unsupported", Reply::Refused(Refusal::Unsupported)),
+            ("no difference from that", Reply::Refused(Refusal::Base)),
         ]
         .map(|(name, reply)| reply_json(&format!("reply: {name}"), &reply)),
     );
@@ -77,6 +83,8 @@ fn request_json(name: &str, request: &Request) -> Json {
         Request::Withdraw(content) => (directory::WITHDRAW, object! { "content": content.clone() }),
         Request::Proposal(content) => (directory::PROPOSAL, object! { "content": content.clone() }),
         Request::GetRound => (directory::GET_ROUND, object! {}),
+        Request::GetConsensusDiff { base } => (directory::GET_CONSENSUS_DIFF, object! { "base": base.0 }),
+        Request::GetMixKeysDiff { base, to } => (directory::GET_MIX_KEYS_DIFF, object! { "base": base.0, "to": to.0 }),
     };
     object! { "name": name, "kind": "request", "code": code, "fields": fields, "bytes": request.encode() }
 }
@@ -101,6 +109,7 @@ fn refusal_code(refusal: Refusal) -> u8 {
         Refusal::NotAuthority => refusal::NOT_AUTHORITY,
         Refusal::Round => refusal::ROUND,
         Refusal::Unsupported => refusal::UNSUPPORTED,
+        Refusal::Base => refusal::BASE,
         other => panic!("{other:?} has no number here yet"),
     }
 }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::document::{
@@ -18,7 +19,7 @@ fn started(n: usize, relays: usize, seed: u64) -> Net {
 }
 
 /// The next consensus of the first authority.
-fn next(net: &mut Net) -> Consensus {
+fn next(net: &mut Net) -> Arc<Consensus> {
     let held = net.newest(0).unwrap().consensus.epoch();
     assert!(net.run_posting(EPOCH * 2, |net| net.newest(0).unwrap().consensus.epoch() > held));
     net.newest(0).unwrap().consensus.clone()
@@ -29,7 +30,7 @@ fn key_epoch(consensus: &Consensus) -> KeyEpoch {
 }
 
 /// Runs until the first consensus of another key epoch, and hands over the last of the old one too.
-fn next_key_epoch(net: &mut Net) -> (Consensus, Consensus) {
+fn next_key_epoch(net: &mut Net) -> (Arc<Consensus>, Arc<Consensus>) {
     let mut last = net.newest(0).unwrap().consensus.clone();
     loop {
         let newest = next(net);
@@ -41,7 +42,7 @@ fn next_key_epoch(net: &mut Net) -> (Consensus, Consensus) {
 }
 
 /// Runs until the commits of a key epoch are closed.
-fn to_the_reveals(net: &mut Net) -> Consensus {
+fn to_the_reveals(net: &mut Net) -> Arc<Consensus> {
     loop {
         let newest = next(net);
         if newest.valid_after() >= commits_close(key_epoch(&newest), KEY_EPOCH_MS) {

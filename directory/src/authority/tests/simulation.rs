@@ -23,6 +23,8 @@ const SEEDS: u64 = 25;
 /// Seeds of the soak test.
 const SOAK_SEEDS: u64 = 1_000;
 const SIZES: [usize; 4] = [1, 4, 7, 10];
+/// Authorities and seed.
+const STOOD_STILL: [(usize, u64); 1] = [(4, 208)];
 const HOUR_MS: i64 = 3_600_000;
 
 /// Changes one of its own messages in some way; or says nothing; or the truth.
@@ -365,6 +367,14 @@ mod ten_authorities_never_fork_and_always_go_on {
     }
 }
 
+/// Runs that once made no progress: what was said in rounds long over counted against whoever had moved on with them.
+#[test]
+fn runs_that_stood_still_once_go_on() {
+    for (n, seed) in STOOD_STILL {
+        seeds(n, seed..seed + 1);
+    }
+}
+
 #[test]
 #[ignore = "soak: a thousand runs of each size, an hour"]
 fn soak_a_thousand_runs_of_each_size() {
@@ -375,12 +385,13 @@ fn soak_a_thousand_runs_of_each_size() {
 }
 
 #[test]
-#[ignore = "replays one run: POSTA_RUN=authorities:seed"]
+#[ignore = "replays one run, or some: POSTA_RUN=authorities:seed, POSTA_RUN=authorities:from..to"]
 fn the_run_of_posta_run() {
     let run = std::env::var("POSTA_RUN").expect("POSTA_RUN=authorities:seed");
-    let (n, seed) = run.split_once(':').expect("POSTA_RUN=authorities:seed");
-    let (n, seed): (usize, u64) = (n.parse().unwrap(), seed.parse().unwrap());
-    seeds(n, seed..seed + 1);
+    let (n, which) = run.split_once(':').expect("POSTA_RUN=authorities:seed");
+    let (from, to) = which.split_once("..").unwrap_or((which, ""));
+    let from: u64 = from.parse().unwrap();
+    seeds(n.parse().unwrap(), from..to.parse().unwrap_or(from + 1));
 }
 
 #[test]

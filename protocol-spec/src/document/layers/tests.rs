@@ -289,7 +289,11 @@ fn a_network_that_is_too_small_is_told_from_one_that_lies() {
     assert!(small.too_small());
 
     let (without, _) = usable(|_| {});
-    assert_eq!(verify_usable(&without, &[], NOW), Err(WrongLayers::KeyEpoch(KEY_EPOCH.0)), "no keys for now");
+    assert_eq!(
+        verify_usable(&without, &[] as &[MixKeys], NOW),
+        Err(WrongLayers::KeyEpoch(KEY_EPOCH.0)),
+        "no keys for now"
+    );
 
     // A place without a cut, and a cut where none is possible: lies, however small the network is.
     let (lie, part) = usable(|body| body.relays.retain(|relay| relay.layers[0] != Some(Position::Mix2)));
