@@ -1,13 +1,14 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{directory, hop, queues, relay, store};
+use crate::{clients, directory, hop, queues, relay, store};
 
 /// Measures one claim about Posta and prints it beside its floor or peer.
 #[derive(Debug, Parser)]
@@ -73,6 +74,25 @@ enum Bench {
         /// The sink's port.
         sink: u16,
     },
+    /// Clients at an entry: resident memory of the relay for each, idle and after activity.
+    Clients {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+    },
+    /// The clients that `clients` measures.
+    #[command(hide = true)]
+    Crowd {
+        /// The relay's port for clients.
+        relay: SocketAddr,
+        /// Its link key, hexadecimal.
+        key: String,
+        /// How many.
+        clients: usize,
+    },
     /// Many queues: disk and memory for each, creation and lookup, expiry in the background.
     Queues {
         /// One JSON object.
@@ -95,6 +115,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Bench::Store { json, seconds, queues, dir } => run_store(json, &dir, seconds, queues),
         Bench::Queues { json, count, dir } => run_queues(json, &dir, count),
         Bench::Relay { json, packets } => run_relay(json, packets),
+        Bench::Clients { json, count } => run_clients(json, count),
+        Bench::Crowd { relay, key, clients } => clients::crowd(relay, &key, clients),
         Bench::Node { args } => return posta_node::cli::main(std::iter::once("posta-node".into()).chain(args)),
         Bench::Forward { listen, sink } => relay::forward(listen, sink),
     };
@@ -194,15 +216,39 @@ fn run_relay(json: bool, packets: usize) -> Result<()> {
         r.relay.cpu_us, r.hop_us, r.forwarder.cpu_us, r.ratio_to_floor
     );
     println!(
-        "{:.0} packets a CPU second; {:.0} a second, {} dropped",
-        r.packets_per_cpu_s, r.relay.per_s, r.relay.dropped
+        "{:.0} packets a CPU second; {:.0} a second on one core, {:.0} Mbit/s, {} dropped",
+        r.packets_per_cpu_s, r.relay.per_s, r.goodput_mbit_s, r.relay.dropped
+    );
+    println!(
+        "peels: {:.0}/s by one worker, {:.0}/s by two, ratio {:.2}; by the clock {:.2}",
+        r.peels_per_s, r.peels_per_s_two, r.peels_ratio, r.peels_ratio_clock
     );
     for load in &r.loads {
         println!(
-            "offered {:.0}/s: {:.0}/s, {} dropped, p50 {:.1} ms, p99 {:.1} ms",
-            load.offered_per_s, load.per_s, load.dropped, load.p50_ms, load.p99_ms
+            "offered {:.0}/s: {:.0}/s, {} dropped, p50 {:.1} ms, p99 {:.1} ms; {:.1} ms once taken",
+            load.offered_per_s, load.per_s, load.dropped, load.p50_ms, load.p99_ms, load.taken_p99_ms
         );
     }
+    for [p50, p99] in &r.added_ms {
+        println!("added to the forwarder's latency at the same rate: p50 {p50:.2} ms, p99 {p99:.2} ms");
+    }
+    println!("at twice the load {:.2} of the most", r.overload_ratio);
+    Ok(())
+}
+
+fn run_clients(json: bool, count: usize) -> Result<()> {
+    let r = clients::measure(count)?;
+    if json {
+        println!("{}", serde_json::to_string(&r)?);
+        return Ok(());
+    }
+    println!(
+        "{} clients, connected in {:.1} s: {:.1} KiB each when idle, {:.1} KiB after activity",
+        r.clients,
+        r.connected_s,
+        r.bytes_per_client as f64 / 1024.0,
+        r.bytes_per_active_client as f64 / 1024.0
+    );
     Ok(())
 }
 

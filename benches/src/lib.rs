@@ -4,6 +4,7 @@
 //! machine to machine; ratios within one run count. Results stand in this folder's `README.md`.
 
 pub mod cli;
+pub mod clients;
 pub mod directory;
 pub mod hop;
 pub mod load;

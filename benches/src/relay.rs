@@ -7,50 +7,46 @@
 //! starts, each for the relay's own mix key, so that it peels, remembers and forwards every one. The floor is what can't be
 //! left out: peeling alone, and a forwarder that passes the same bytes over the same links and does nothing else.
 
+mod alone;
+pub(crate) mod net;
+pub(crate) mod process;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::vec;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use posta_link::fetch::Network;
-use posta_link::{AnyPeer, Audience, Endpoint, Link, LinkKey, LinkReceiver, Received};
+use anyhow::{Context, Result, ensure};
+use posta_link::{AnyPeer, Audience, Endpoint, Link, LinkReceiver, Received};
 use posta_node::keys::Keys;
-use posta_protocol::crypto::signature::SignKey;
-use posta_protocol::crypto::xwing::{KemPublicKey, KemSecretKey};
-use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Extensions, KeyEpochPart,
-    Params, Position, Purpose, RelayEntry, Roles, SharedRandom, UnverifiedConsensus,
-};
+use posta_protocol::crypto::xwing::KemPublicKey;
+use posta_protocol::document::Position;
 use posta_protocol::frame::Hello;
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
+use posta_protocol::ids::{Epoch, Hash, KeyEpoch, LinkPublicKey, RelayId};
 use posta_protocol::now::Wall;
-use posta_protocol::onion::build::{Hop, Last, packet};
-use posta_protocol::onion::{KeyRing, peel};
 use posta_protocol::packet::Packet;
 use posta_protocol::params::DEFAULT_KEY_EPOCH;
-use posta_protocol::registry::parameter;
-use posta_protocol::secret::Secret;
-use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
-const G: Geometry = Geometry::DEFAULT;
-const KEY_EPOCH_MS: u64 = DEFAULT_KEY_EPOCH.as_millis() as u64;
+use self::alone::Rates;
+use self::net::{build, entry, link_key, net, write_config};
+use self::process::{Process, run_on};
+
+pub(crate) const G: Geometry = Geometry::DEFAULT;
+pub(crate) const KEY_EPOCH_MS: u64 = DEFAULT_KEY_EPOCH.as_millis() as u64;
 /// The generator and the sink in the consensus.
-const GENERATOR: (RelayId, u8) = (RelayId([1; 32]), 1);
-const SINK: (RelayId, u8) = (RelayId([2; 32]), 2);
-/// Packets peeled in this process for the hop alone.
-const HOPS: usize = 4_000;
-/// A clock tick of `/proc/PID/stat`, as Linux has it for programs.
-const TICK_US: f64 = 10_000.0;
+pub(crate) const GENERATOR: (RelayId, u8) = (RelayId([1; 32]), 1);
+pub(crate) const SINK: (RelayId, u8) = (RelayId([2; 32]), 2);
 /// Silence of the sink after which what hasn't arrived counts as dropped.
 const SILENCE: Duration = Duration::from_secs(2);
+
+/// How long each load lasts.
+const LOAD_SECONDS: f64 = 2.0;
+/// The loads, as parts of what the relay takes at most.
+const LOADS: [f64; 3] = [0.5, 0.9, 2.0];
 
 /// What a relay or forwarder did with a number of packets.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -63,10 +59,13 @@ pub struct Run {
     pub dropped: usize,
     /// CPU time of its process for each packet that arrived, in microseconds.
     pub cpu_us: f64,
-    /// From the n-th packet sent to the n-th that arrived, both links included, in milliseconds.
+    /// From the moment that the n-th packet was due, or in a closed loop was offered, to the n-th that arrived, both links
+    /// included, in milliseconds: the median.
     pub p50_ms: f64,
     /// As the median, 99 of 100 were faster.
     pub p99_ms: f64,
+    /// As `p99_ms`, from the moment that the generator's link took the packet: what a sender that is held back doesn't see.
+    pub taken_p99_ms: f64,
 }
 
 /// All figures.
@@ -74,8 +73,16 @@ pub struct Run {
 pub struct Figures {
     /// Packets of the closed loop, each of its own.
     pub packets: usize,
-    /// Peeling alone, in microseconds.
+    /// Peeling alone, in microseconds of CPU.
     pub hop_us: f64,
+    /// Packets a second of its core that a worker peels and remembers, without links.
+    pub peels_per_s: f64,
+    /// As two workers do it, each on a core.
+    pub peels_per_s_two: f64,
+    /// Two workers by one.
+    pub peels_ratio: f64,
+    /// The same by the clock: of use only if nothing else runs.
+    pub peels_ratio_clock: f64,
     /// The same bytes over the same links without a relay between.
     pub forwarder: Run,
     /// As many as the relay takes.
@@ -84,130 +91,22 @@ pub struct Figures {
     pub ratio_to_floor: f64,
     /// Packets a second of CPU time.
     pub packets_per_cpu_s: f64,
+    /// Megabits a second through a relay on one core.
+    pub goodput_mbit_s: f64,
     /// At half, nine tenths and twice the rate of `relay`.
     pub loads: Vec<Run>,
+    /// The forwarder at the first two of these rates.
+    pub forwarder_loads: Vec<Run>,
+    /// What the relay adds to the median and to the 99th percentile of the forwarder, at the same two rates.
+    pub added_ms: Vec<[f64; 2]>,
+    /// Rate at twice the load by the rate of `relay`.
+    pub overload_ratio: f64,
 }
 
-fn wall() -> Wall {
+pub(crate) fn wall() -> Wall {
     #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Wall(u64::try_from(since.as_millis()).unwrap_or_default())
-}
-
-fn link_key(n: u8) -> Result<LinkKey> {
-    LinkKey::from_seed(&Secret::new([n; 32])).context("a link key")
-}
-
-fn entry(id: RelayId, link_key: LinkPublicKey, position: Position, address: SocketAddr) -> RelayEntry {
-    RelayEntry {
-        id,
-        link_key,
-        link_addresses: vec![address],
-        client_addresses: Vec::new(),
-        roles: if position == Position::Edge { Roles::EDGE } else { Roles::MIX },
-        family: None,
-        operator: OperatorId([0; 16]),
-        capacity: 1,
-        listed_since: Wall(0),
-        layers: vec![Some(position); 2],
-    }
-}
-
-/// A network of three, whose only authority is nowhere.
-struct Net {
-    consensus: Vec<u8>,
-    hello: Hello,
-    network: Network,
-}
-
-fn net(now: Wall, mut relays: Vec<RelayEntry>) -> Result<Net> {
-    let identity = SignKey::from_seed(&Secret::new([9; 32]));
-    let signing = SignKey::from_seed(&Secret::new([10; 32]));
-    let authorities = Authorities::new(vec![Authority {
-        id: AuthorityId(identity.public()),
-        link_key: LinkPublicKey([9; 32]),
-        addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 1))],
-    }])?;
-    relays.sort_by_key(|relay| relay.id);
-    let mut params = Params::default();
-    params.set(parameter::KEY_EPOCH_MS, KEY_EPOCH_MS);
-    params.set(parameter::RESERVED_NETWORKS, 1);
-    let hour = Duration::from_secs(3600);
-    let epoch = KeyEpoch(now.0 / KEY_EPOCH_MS);
-    let body = ConsensusBody {
-        geometry: G,
-        epoch: Epoch(now.0 / 3_600_000),
-        valid_after: now - hour,
-        fresh_until: now + hour,
-        valid_until: now + hour * 3,
-        previous: Hash([0; 32]),
-        shared_random: SharedRandom::default(),
-        params,
-        key_epochs: [epoch, epoch.next()].map(|epoch| KeyEpochPart { epoch, mix_keys: Hash([0; 32]) }).into(),
-        relays,
-        extensions: Extensions::default(),
-    };
-    let bytes = body.encode();
-    let header = body.header(&bytes);
-    let key = SigningPublicKey(signing.public());
-    let certificate = Certificate::issue(&identity, Purpose::Authority, key, Wall(0), now + hour * 24);
-    let signature = ConsensusSignature::sign(&header, certificate, &signing);
-    let consensus = Consensus::assemble(&bytes, &[signature]);
-    let verified = UnverifiedConsensus::decode(&consensus)
-        .and_then(|c| c.verify(&authorities, now, hour))
-        .map_err(|e| anyhow!("the consensus: {e}"))?;
-    let hello = Hello::new(G, verified.epoch(), verified.hash());
-    Ok(Net { consensus, hello, network: Network::new(authorities) })
-}
-
-/// A process on core 0, ended with this value.
-struct Process {
-    child: Child,
-    _stdin: Option<ChildStdin>,
-}
-
-impl Process {
-    /// Starts this program again in a role, and waits for a line of its output that has `ready`.
-    fn start(role: &str, args: &[String]) -> Result<Self> {
-        let me = std::env::current_exe().context("this program's path")?;
-        let mut child = Command::new("taskset")
-            .args(["-c", "0"])
-            .arg(me)
-            .arg(role)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("taskset, of util-linux")?;
-        let stdin = child.stdin.take();
-        let mut lines = BufReader::new(child.stdout.take().context("its output")?).lines();
-        let process = Self { child, _stdin: stdin };
-        for line in lines.by_ref() {
-            if line?.contains("ready") {
-                // Read on, or it would wait for us one day.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(process);
-            }
-        }
-        Err(anyhow!("the {role} did not start"))
-    }
-
-    /// CPU time since its start, all threads, in microseconds.
-    fn cpu_us(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let after = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
-        let fields: Vec<_> =
-            after.split_whitespace().skip(11).take(2).map(str::parse::<f64>).collect::<Result<_, _>>()?;
-        Ok(fields.iter().sum::<f64>() * TICK_US)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// The generator's and the sink's ends.
@@ -239,25 +138,26 @@ async fn connect(hello: Hello, sink: Endpoint, through: (SocketAddr, LinkPublicK
     Ok(Ends { generator, sink: receiver, _ports: (dialler, sink), _sink: (sender, connection) })
 }
 
-/// Sends all packets, at a rate or as fast as the window lets them.
-async fn measure_run(ends: &mut Ends, process: &Process, packets: Vec<Packet>, rate: Option<f64>) -> Result<Run> {
+/// Sends so many packets, at a rate or as fast as the window lets them.
+async fn measure_run(
+    ends: &mut Ends,
+    process: &Process,
+    packets: impl ExactSizeIterator<Item = Packet>,
+    rate: Option<f64>,
+) -> Result<Run> {
     let count = packets.len();
     let (sender, sink) = (ends.generator.sender.clone(), &mut ends.sink);
     let (before, start) = (process.cpu_us()?, Instant::now());
     let feed = async {
         let mut sent = Vec::with_capacity(count);
-        for (n, packet) in packets.into_iter().enumerate() {
-            if let Some(rate) = rate {
-                let due = start + Duration::from_secs_f64(n as f64 / rate);
-                if due > Instant::now() {
-                    sleep_until(due).await;
-                }
-                // Offered at its time, whether or not the window takes it then.
-                sent.push(due);
-            } else {
-                sent.push(Instant::now());
+        for (n, packet) in packets.enumerate() {
+            // Offered at its time, whether or not the window takes it then.
+            let due = rate.map_or_else(Instant::now, |rate| start + Duration::from_secs_f64(n as f64 / rate));
+            if due > Instant::now() {
+                sleep_until(due).await;
             }
             sender.send(packet).await?;
+            sent.push((due, Instant::now()));
         }
         anyhow::Ok(sent)
     };
@@ -275,59 +175,48 @@ async fn measure_run(ends: &mut Ends, process: &Process, packets: Vec<Packet>, r
     let (sent, arrived) = tokio::join!(feed, collect);
     let (sent, after) = (sent?, process.cpu_us()?);
     let last = arrived.last().context("nothing arrived")?;
-    let mut ms: Vec<_> = sent.iter().zip(&arrived).map(|(a, b)| b.duration_since(*a).as_secs_f64() * 1e3).collect();
-    ms.sort_by(f64::total_cmp);
-    let part = |part: usize| ms.get(ms.len() * part / 100).copied().unwrap_or_default();
+    let (due, taken): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
     Ok(Run {
         offered_per_s: rate.unwrap_or_default(),
         per_s: arrived.len() as f64 / last.duration_since(start).as_secs_f64(),
         dropped: count - arrived.len(),
         cpu_us: (after - before) / arrived.len() as f64,
-        p50_ms: part(50),
-        p99_ms: part(99),
+        p50_ms: percentile(&due, &arrived, 50),
+        p99_ms: percentile(&due, &arrived, 99),
+        taken_p99_ms: percentile(&taken, &arrived, 99),
     })
 }
 
-/// Builds so many packets for the relay and the sink; those of another seed are others.
-fn build(to: (RelayId, &KemPublicKey), now: Wall, seed: u64, count: usize) -> Result<Vec<Packet>> {
-    let sink = KemSecretKey::from_seed(&Secret::new([3; 32])).context("a mix key")?;
-    let hop = |relay, key| Hop { relay, key, delay: Duration::ZERO };
-    let hops = [hop(to.0, to.1), hop(SINK.0, sink.public())];
-    let mut rng = ChaCha20Rng::seed_from_u64(seed);
-    let epoch = KeyEpoch(now.0 / KEY_EPOCH_MS);
-    (0..count).map(|_| packet(G, epoch, &hops, Last::Queue, b"", &mut rng).context("a packet")).collect()
+/// Of the times from one to the other, in milliseconds.
+fn percentile(from: &[Instant], to: &[Instant], percent: usize) -> f64 {
+    let mut ms: Vec<_> = from.iter().zip(to).map(|(a, b)| b.duration_since(*a).as_secs_f64() * 1e3).collect();
+    ms.sort_by(f64::total_cmp);
+    ms.get(ms.len() * percent / 100).copied().unwrap_or_default()
 }
 
-/// Peeling alone, on this process' core, in microseconds.
-fn hop_alone(now: Wall) -> Result<f64> {
-    let key = || KemSecretKey::from_seed(&Secret::new([4; 32])).context("a mix key");
-    let id = RelayId([4; 32]);
-    let ring = KeyRing::new(id, G, vec![(KeyEpoch(now.0 / KEY_EPOCH_MS), key()?)]);
-    let packets = build((id, key()?.public()), now, 0, HOPS)?;
-    let start = Instant::now();
-    for mut packet in packets {
-        peel(&ring, &mut packet, |_, _| true).map_err(|e| anyhow!("a packet of ours: {e}"))?;
-    }
-    Ok(start.elapsed().as_secs_f64() * 1e6 / HOPS as f64)
-}
-
-/// Measures. `packets` are built for the closed loop; each load has as many as four seconds need, at most as many again.
+/// Measures. `packets` are built for the closed loop; each load has as many as two seconds need, at most as many again.
 ///
 /// # Errors
 /// If a process can't be started or pinned, or says nothing.
 pub fn measure(packets: usize) -> Result<Figures> {
-    // Threads that are started later stay where this one is.
-    let pinned = Command::new("taskset").args(["-p", "-c", "1", &std::process::id().to_string()]).output();
-    ensure!(pinned.context("taskset, of util-linux")?.status.success(), "this program can't be pinned to core 1");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let now = wall();
     let left = KEY_EPOCH_MS - now.0 % KEY_EPOCH_MS;
     ensure!(left > 600_000, "a key epoch ends in {} s: start again after it", left / 1000);
-    let hop_us = hop_alone(now)?;
-    runtime.block_on(run_all(now, packets, hop_us))
+    let peels = alone::workers(now)?;
+    run_on(&[1])?;
+    let hop_us = alone::hop(now)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run_all(now, packets, hop_us, peels))
 }
 
-async fn run_all(now: Wall, packets: usize, hop_us: f64) -> Result<Figures> {
+/// Builds packets beside the runtime, which has links to keep.
+async fn built(to: (RelayId, &KemPublicKey), now: Wall, seed: u64, count: usize) -> Result<vec::IntoIter<Packet>> {
+    let (relay, key) = (to.0, to.1.clone());
+    Ok(tokio::task::spawn_blocking(move || build((relay, &key), now, seed, count)).await??.into_iter())
+}
+
+async fn run_all(now: Wall, packets: usize, hop_us: f64, peels: (Rates, Rates)) -> Result<Figures> {
+    let ([one, one_clock], [two, two_clock]) = peels;
     let dir = tempfile::tempdir()?;
     let state = dir.path().join("state");
     let mut keys = Keys::create(&state, now)?;
@@ -353,47 +242,59 @@ async fn run_all(now: Wall, packets: usize, hop_us: f64) -> Result<Figures> {
         ],
     )?;
     fs::write(state.join("consensus"), &net.consensus)?;
-    let config = write_config(dir.path(), &net.network, free)?;
+    let config = write_config(
+        dir.path(),
+        &net.network,
+        &format!(
+            "link_address = '{free}'\nroles = ['mix']\nworkers = 1\n[limits]\nlink_packets_per_second = 1000000\n"
+        ),
+    )?;
     let to = (keys.relay(), key);
     let mut first = build(to, now, 1, 2)?.into_iter();
     let mut next = || first.next().context("a packet");
 
-    let relay = Process::start("node", &["run".into(), "--config".into(), config, "--ready-json".into()])?;
+    let relay = Process::start(0, "node", &["run".into(), "--config".into(), config, "--ready-json".into()])?;
     let mut ends = connect(net.hello, sink, (free, keys.link_public()), next()?).await?;
-    let full = measure_run(&mut ends, &relay, build(to, now, 2, packets)?, None).await?;
+    let full = measure_run(&mut ends, &relay, built(to, now, 2, packets).await?, None).await?;
     let mut loads = Vec::new();
-    for (seed, part) in [(3, 0.5), (4, 0.9), (5, 2.0)] {
+    for (seed, part) in (3..).zip(LOADS) {
         let rate = full.per_s * part;
-        let count = ((rate * 4.0) as usize).min(packets);
-        loads.push(measure_run(&mut ends, &relay, build(to, now, seed, count)?, Some(rate)).await?);
+        let count = ((rate * LOAD_SECONDS) as usize).min(packets);
+        loads.push(measure_run(&mut ends, &relay, built(to, now, seed, count).await?, Some(rate)).await?);
     }
     drop((ends, relay));
 
     let sink = listen()?;
-    let forwarder = Process::start("forward", &[free.port().to_string(), sink.local_addr()?.port().to_string()])?;
+    let forwarder = Process::start(0, "forward", &[free.port().to_string(), sink.local_addr()?.port().to_string()])?;
     let through = (free, link_key(FORWARDER)?.public());
-    let mut ends = connect(hello_of_forwarder(), sink, through, next()?).await?;
-    let bare = measure_run(&mut ends, &forwarder, build(to, now, 6, packets)?, None).await?;
+    let packet = next()?;
+    let mut ends = connect(hello_of_forwarder(), sink, through, packet.clone()).await?;
+    // It looks at nothing, so one packet does for all.
+    let many = |count: usize| (0..count).map(|_| packet.clone());
+    let bare = measure_run(&mut ends, &forwarder, many(packets), None).await?;
+    let mut forwarder_loads = Vec::new();
+    for load in loads.iter().take(2) {
+        let count = (load.offered_per_s * LOAD_SECONDS) as usize;
+        forwarder_loads.push(measure_run(&mut ends, &forwarder, many(count), Some(load.offered_per_s)).await?);
+    }
+    let added = |(relay, bare): (&Run, &Run)| [relay.p50_ms - bare.p50_ms, relay.p99_ms - bare.p99_ms];
     Ok(Figures {
         packets,
         hop_us,
+        peels_per_s: one,
+        peels_per_s_two: two,
+        peels_ratio: two / one,
+        peels_ratio_clock: two_clock / one_clock,
         ratio_to_floor: full.cpu_us / (hop_us + bare.cpu_us),
         packets_per_cpu_s: 1e6 / full.cpu_us,
+        goodput_mbit_s: full.per_s * (G.packet_len() * 8) as f64 / 1e6,
+        added_ms: loads.iter().zip(&forwarder_loads).map(added).collect(),
+        overload_ratio: loads.last().map_or(0.0, |load| load.per_s / full.per_s),
         forwarder: bare,
         relay: full,
         loads,
+        forwarder_loads,
     })
-}
-
-fn write_config(dir: &Path, network: &Network, listen: SocketAddr) -> Result<String> {
-    network.save(&dir.join("network.toml"))?;
-    let path = dir.join("node.toml");
-    let text = format!(
-        "link_address = '{listen}'\nroles = ['mix']\nworkers = 1\nallow_root = true\nkey_epoch_ms = {KEY_EPOCH_MS}\n\
-         [limits]\nlink_packets_per_second = 1000000\n"
-    );
-    fs::write(&path, text)?;
-    Ok(path.to_str().context("a temporary folder whose path is text")?.to_owned())
 }
 
 /// The seed of the forwarder's link key.

@@ -6,23 +6,27 @@
 //!                                                 v  |
 //!                                            storage thread
 //! ```
-//! One task, the owner, holds the core and never waits for anyone: what it can't hand on at once is dropped and counted.
-//! Everyone else waits for the owner.
+//! One task, the owner, holds the core and never waits for anyone. While too many packets stand in the lines in front of the
+//! neighbours it takes no more from the workers (`lines`), and everyone else waits for the owner, back to those who send:
+//! backpressure comes before drops. What can't be handed on all the same is dropped and counted.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::vec;
 
 use posta_link::fetch::Network;
 use posta_link::mirror::Mirrored;
-use posta_link::{Admit, AnyPeer, Audience, Endpoint, Link, PortLimits};
+use posta_link::{Audience, Endpoint, Link};
 use posta_protocol::document::Consensus;
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{LinkPublicKey, RelayId};
+use posta_protocol::ids::RelayId;
 use posta_protocol::now::Mono;
-use posta_store::{Backups, Health, Outcome, QueueStore, Refusal, RocksStore};
+use posta_protocol::onion::Peeled;
+use posta_protocol::packet::Packet;
+use posta_store::{Outcome, QueueStore, Refusal};
 use tokio::sync::{self, mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
@@ -38,11 +42,13 @@ pub(crate) mod control;
 mod directory;
 mod exporter;
 mod filter;
+mod lines;
 mod links;
 mod listed;
 mod mirroring;
 mod notify;
 mod pace;
+mod prepare;
 mod reload;
 mod status;
 mod stop;
@@ -57,21 +63,24 @@ pub(crate) use self::clock::{Utc, wall};
 use self::control::Control;
 use self::directory::{Directory, Parts, PublicKeys, Signer, first_of, posts};
 use self::filter::Filter;
+use self::lines::LOOK_AGAIN;
 use self::links::{Held, Links};
 pub use self::listed::listed;
 use self::notify::Notify;
+pub(crate) use self::prepare::queues_in;
+use self::prepare::{Prepared, bind, prepare};
 use self::reload::Reload;
-use self::replay_log::{BootId, LogOwner, ShardLog};
+use self::replay_log::ShardLog;
 use self::status::Status;
 use self::stop::{Leaving, Stop};
 use self::storage::StoreJob;
 use self::workers::{Batch, Intake};
-use crate::config::{Config, Role};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::keys::Keys;
 use crate::relay::replay::{Fill, ReplayShard};
 use crate::relay::worker::{Peeler, Ring};
-use crate::relay::{Action, ClientLink, Event, Relay, Settings, Token};
+use crate::relay::{Action, ClientLink, Event, Relay, Settings, Source, Token};
 
 /// The core is given the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -101,85 +110,6 @@ pub fn run(config: Config, options: Options) -> Result<(), Failure> {
     let result = runtime.block_on(daemon(config, options));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-/// What exists before the first consensus.
-struct Prepared {
-    keys: Keys,
-    shards: Vec<ReplayShard>,
-    logs: Vec<ShardLog>,
-    store: Box<dyn QueueStore>,
-    backups: Backups,
-    health: Health,
-}
-
-/// The folder of the queue store.
-pub(crate) fn queues_in(state: &Path) -> PathBuf {
-    state.join("queues")
-}
-
-/// Reads keys and replay log, opens the store. Where the machine may have lost tags, the keys go.
-fn prepare(config: &Config) -> Result<Prepared, Failure> {
-    let mut keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = config.worker_count(cores);
-    let share = config.replay.share(workers);
-    let mut shards: Vec<_> = (0..workers).map(|_| ReplayShard::new(keys.replay(), share)).collect();
-    let dir = config.state_dir.join("replay");
-    let owner = LogOwner { dir: dir.clone(), relay: keys.relay(), boot: BootId::current() };
-    let broken = |e| Failure::disk(format_args!("the replay log in {} can't be used: {e}", dir.display()));
-    for (epoch, records) in replay_log::sizes(&dir).map_err(broken)? {
-        if keys.holds(epoch) {
-            // Routes spread them evenly; what one shard gets more finds room as it comes.
-            let each = usize::try_from(records).unwrap_or(usize::MAX) / workers;
-            shards.iter_mut().for_each(|shard| shard.reserve(epoch, each + each / 64));
-        } else {
-            // Nothing can open its packets any more.
-            replay_log::remove_epoch(&dir, epoch).map_err(broken)?;
-        }
-    }
-    let loaded = replay_log::load(&owner, |seen| {
-        shards.get_mut(seen.route.worker(workers)).is_some_and(|shard| shard.restore(seen))
-    })
-    .map_err(broken)?;
-    for epoch in &loaded.spoiled {
-        info!("the replay log may lack packets of key epoch {}: its mix key is replaced", epoch.0);
-        keys.destroy(*epoch).map_err(Failure::disk)?;
-        replay_log::remove_epoch(&dir, *epoch).map_err(broken)?;
-    }
-    let shard_log = |n| ShardLog::new(owner.clone(), loaded.run, workers as u32, n);
-    let logs = (0..workers as u32).map(shard_log).collect();
-    let fresh = posta_protocol::ids::Incarnation(rand::random());
-    let path = queues_in(&config.state_dir);
-    let store = RocksStore::open(&path, config.store.limits(), fresh).map_err(Failure::disk)?;
-    let (backups, health) = (store.backups(), store.health());
-    Ok(Prepared { keys, shards, logs, store: Box::new(store), backups, health })
-}
-
-/// The ports. Relays are admitted by the newest consensus, whatever it is at that moment, until the relay stops.
-fn bind(
-    config: &Config,
-    keys: &Keys,
-    consensus: &Held,
-    stopping: watch::Receiver<bool>,
-) -> Result<(Endpoint, Option<Endpoint>), Failure> {
-    let consensus = consensus.clone();
-    let admit = move |key: &LinkPublicKey| {
-        !*stopping.borrow()
-            && consensus.borrow().as_ref().is_some_and(|consensus| links::listed(consensus, key).is_some())
-    };
-    let admit: Arc<dyn Admit> = Arc::new(admit);
-    let port = |audience| PortLimits { mirror: true, ..config.limits.port(audience) };
-    let (address, audience) = (config.link_address, Audience::Link);
-    let link = Endpoint::bind_limited(address, audience, keys.link(), admit, port(audience)).map_err(Failure::usage)?;
-    let client = if config.offers(Role::Edge) {
-        let (address, audience) = (config.client_address, Audience::Client);
-        let bound = Endpoint::bind_limited(address, audience, keys.link(), Arc::new(AnyPeer), port(audience));
-        Some(bound.map_err(Failure::usage)?)
-    } else {
-        None
-    };
-    Ok((link, client))
 }
 
 async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
@@ -313,6 +243,10 @@ struct Running {
     clients: HashMap<ClientLink, mpsc::Sender<ToClient>>,
     store: mpsc::Sender<StoreJob>,
     intake: Intake,
+    /// Packets that the workers have passed on, and that wait until there is room in front of the neighbours.
+    peeled: vec::IntoIter<(Source, Peeled, Packet)>,
+    /// Whether there was none the last time that the owner looked.
+    held: bool,
     status: Option<Status>,
     next_tick: Mono,
     next_sweep: Mono,
@@ -399,6 +333,7 @@ impl Running {
             intake: intake.clone(),
             clock,
             packets_per_second: config.limits.link_packets_per_second,
+            patience: config.limits.patience(),
             stopping: stop.clone(),
             open: board.links(),
             forks,
@@ -434,6 +369,8 @@ impl Running {
             clients: HashMap::new(),
             store: store_sender,
             intake,
+            peeled: Vec::new().into_iter(),
+            held: false,
             status: options.ready_json.then(|| Status::new(relay)),
             next_tick: Mono(0),
             next_sweep: Mono(0),
@@ -459,11 +396,11 @@ impl Running {
         let mut configs = self.configs.clone();
         let ended = loop {
             self.act();
-            let next = self.next_tick.min(self.core.poll_timeout().unwrap_or(Mono(u64::MAX)));
+            let next = self.next_tick.min(self.next_turn());
             tokio::select! {
                 () = stop.first() => break Ok(()),
                 Some(failure) = failures.recv() => break Err(failure),
-                Some(batch) = self.inputs.batches.recv() => self.batch(batch),
+                Some(batch) = self.inputs.batches.recv(), if !self.holds_back() => self.batch(batch),
                 Some(outcomes) = self.inputs.outcomes.recv() => self.outcomes(outcomes),
                 Some(event) = self.inputs.clients.recv() => self.client(event),
                 Some((from, link)) = self.inputs.links.recv() => self.links.arrived(from, link),
@@ -502,10 +439,18 @@ impl Running {
         counters.replay_unwritten += batch.unwritten;
         self.received += batch.peeled.len() as u64 + batch.refused + batch.unwritten;
         self.filter.report(batch.worker, batch.fill);
-        let now = self.clock.now();
-        for (from, peeled, packet) in batch.peeled {
-            self.core.handle(now, Event::Peeled { from, peeled, packet });
-        }
+        self.peeled = batch.peeled.into_iter();
+    }
+
+    /// Whether peeled packets wait for room in front of the neighbours; then no more batches are taken.
+    fn holds_back(&self) -> bool {
+        self.peeled.len() > 0
+    }
+
+    /// When there is something to do if nothing happens.
+    fn next_turn(&self) -> Mono {
+        let due = self.core.poll_timeout().unwrap_or(Mono(u64::MAX));
+        if self.holds_back() { due.min(self.clock.now().mono + LOOK_AGAIN) } else { due }
     }
 
     fn outcomes(&mut self, outcomes: Vec<(Token, Outcome)>) {
@@ -568,12 +513,36 @@ impl Running {
         }
     }
 
-    /// Does what the core asks for. Never waits.
+    /// Gives the core peeled packets as long as there is room in front of the neighbours, and does what it asks for. Never
+    /// waits.
     fn act(&mut self) {
+        loop {
+            let now = self.clock.now();
+            self.carry_out(now.mono);
+            if !self.holds_back() {
+                break;
+            }
+            let held = !self.links.room(now.mono);
+            self.core.counters_mut().held_back += u64::from(held && !self.held);
+            self.held = held;
+            if held {
+                break;
+            }
+            if let Some((from, peeled, packet)) = self.peeled.next() {
+                self.core.handle(now, Event::Peeled { from, peeled, packet });
+            }
+        }
+        if let Some(status) = &mut self.status {
+            status.counters(self.clock.now(), self.core.counters());
+        }
+    }
+
+    /// Does what the core asks for.
+    fn carry_out(&mut self, now: Mono) {
         while let Some(action) = self.core.poll() {
             match action {
                 Action::Send { to, packet } => {
-                    if !self.links.send(to, packet) {
+                    if !self.links.send(now, to, packet) {
                         self.core.counters_mut().link_backlog += 1;
                     }
                 }
@@ -586,9 +555,6 @@ impl Running {
                     }
                 }
             }
-        }
-        if let Some(status) = &mut self.status {
-            status.counters(self.clock.now(), self.core.counters());
         }
     }
 

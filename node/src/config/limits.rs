@@ -1,5 +1,7 @@
 //! `[limits]`: how much a peer can make the relay hold or do.
 
+use std::time::Duration;
+
 use posta_link::limits::{
     CLIENT_CONNECTIONS, CLIENT_CONNECTIONS_PER_NETWORK, HANDSHAKES_PER_NETWORK, HANDSHAKES_PER_SECOND,
     PACKETS_PER_NETWORK,
@@ -16,6 +18,9 @@ const MIB: u64 = 1 << 20;
 pub const CLIENT_PACKETS: u32 = 200;
 /// Packets in a second of one relay's link, unless the operator says otherwise: 1.7 Gbit/s, half of what a core peels.
 pub const LINK_PACKETS: u32 = 10_000;
+/// How long packets for one relay may hold up those for others, in ms, unless the operator says otherwise. Neighbours that
+/// take 128 packets in this time, 88 Mbit/s together, hold back who sends to them; slower ones lose what is too much.
+pub const PATIENCE_MS: u64 = 250;
 
 /// How much a peer can make the relay hold or do. A network is an IPv4 /24 or an IPv6 /48.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +40,8 @@ pub struct LimitsConfig {
     pub network_packets_per_second: u32,
     /// Packets in a second of one relay; more wait.
     pub link_packets_per_second: u32,
+    /// How long packets for one relay may hold up those for others, in ms; then those for it alone are dropped.
+    pub patience_ms: u64,
     /// Packets that wait for their time, in MiB; beyond it those due last are dropped.
     pub delayed_mib: u64,
     /// Clients' inboxes; more are refused.
@@ -66,6 +73,7 @@ pub(super) const COMMENTS: &[(&str, &str)] = &[
     ("client_packets_per_second", "Packets in a second of one client; more wait."),
     ("network_packets_per_second", "Packets in a second of all clients of one network; more wait."),
     ("link_packets_per_second", "Packets in a second of one relay; more wait."),
+    ("patience_ms", "How long packets for one relay may hold up the others, in ms; then those alone are dropped."),
     ("delayed_mib", "Packets that wait for their time, in MiB; beyond it those due last are dropped."),
     ("inboxes", "Clients' inboxes; more are refused."),
     ("inbox_packets", "Packets in the inboxes of absent clients; beyond it an inbox gives up its oldest."),
@@ -85,6 +93,7 @@ impl Default for LimitsConfig {
             client_packets_per_second: CLIENT_PACKETS,
             network_packets_per_second: PACKETS_PER_NETWORK,
             link_packets_per_second: LINK_PACKETS,
+            patience_ms: PATIENCE_MS,
             delayed_mib: DEFAULT_DELAYED_BYTES / MIB,
             inboxes: MAX_INBOXES,
             inbox_packets: MAX_BUFFERED,
@@ -109,6 +118,12 @@ impl LimitsConfig {
             limits.connections_per_network = self.client_connections_per_network;
         }
         limits
+    }
+
+    /// How long a relay that takes nothing may hold up the others.
+    #[must_use]
+    pub const fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms)
     }
 
     /// What the core may hold; the rest is as by default.
@@ -136,6 +151,7 @@ impl LimitsConfig {
             ("client_packets_per_second", self.client_packets_per_second.into()),
             ("network_packets_per_second", self.network_packets_per_second.into()),
             ("link_packets_per_second", self.link_packets_per_second.into()),
+            ("patience_ms", self.patience_ms),
             ("delayed_mib", self.delayed_mib),
             ("inboxes", self.inboxes as u64),
             ("inbox_packets", self.inbox_packets as u64),

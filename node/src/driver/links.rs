@@ -11,6 +11,7 @@ use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender,
 use posta_protocol::document::{Consensus, Position, legal};
 use posta_protocol::frame::Hello;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
+use posta_protocol::now::Mono;
 use posta_protocol::packet::Packet;
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc, watch};
@@ -18,12 +19,11 @@ use tracing::{debug, warn};
 
 use super::board::LinkCounts;
 use super::clock::{Clock, wall};
+use super::lines::{Line, Standing};
 use super::pace::Pace;
 use super::workers::Intake;
 use crate::relay::Source;
 
-/// Packets that wait for a relay whose link is being dialled or is busy, about 11 MB; more are dropped.
-pub(crate) const PEER_BACKLOG: usize = 512;
 /// Links that were accepted and wait for the owner, or for their peer's task; then accepting waits.
 pub(crate) const ARRIVED_QUEUE: usize = 64;
 const PEER_LINKS: usize = 4;
@@ -45,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) intake: Intake,
     pub(crate) clock: Clock,
     pub(crate) packets_per_second: u32,
+    pub(crate) patience: Duration,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) open: LinkCounts,
     /// Told when a peer holds another consensus for our epoch.
@@ -72,21 +73,31 @@ pub(crate) fn listed(consensus: &Consensus, key: &LinkPublicKey) -> Option<Relay
 pub(crate) struct Links {
     shared: Shared,
     peers: HashMap<RelayId, Peer>,
+    standing: Standing,
 }
 
 struct Peer {
-    packets: mpsc::Sender<Packet>,
+    line: Line,
     links: mpsc::Sender<Link>,
 }
 
 impl Links {
     pub(crate) fn new(shared: Shared) -> Self {
-        Self { shared, peers: HashMap::new() }
+        Self { shared, peers: HashMap::new(), standing: Standing::default() }
     }
 
     /// Sends a packet, or says that it was dropped.
-    pub(crate) fn send(&mut self, to: RelayId, packet: Packet) -> bool {
-        self.peer(to, false).is_some_and(|peer| peer.packets.try_send(packet).is_ok())
+    pub(crate) fn send(&mut self, now: Mono, to: RelayId, packet: Packet) -> bool {
+        let taken = self.peer(to, false).is_some_and(|peer| peer.line.push(now, packet));
+        if taken {
+            self.standing.came();
+        }
+        taken
+    }
+
+    /// Whether there is room for one more packet in front of the neighbours; if not, the owner holds back.
+    pub(crate) fn room(&mut self, now: Mono) -> bool {
+        self.standing.room(now, self.shared.patience, self.peers.values_mut().map(|peer| &mut peer.line))
     }
 
     /// Takes over a link that a relay has opened.
@@ -114,23 +125,16 @@ impl Links {
         }
     }
 
-    fn peer(&mut self, id: RelayId, eager: bool) -> Option<&Peer> {
+    fn peer(&mut self, id: RelayId, eager: bool) -> Option<&mut Peer> {
         if !self.peers.contains_key(&id) {
             self.shared.newest()?.relay(&id)?;
-            let (packets, packet_queue) = mpsc::channel(PEER_BACKLOG);
+            let (line, packets) = Line::new();
             let (links, link_queue) = mpsc::channel(PEER_LINKS);
-            let task = PeerTask {
-                shared: self.shared.clone(),
-                id,
-                packets: packet_queue,
-                links: link_queue,
-                eager,
-                current: None,
-            };
+            let task = PeerTask { shared: self.shared.clone(), id, packets, links: link_queue, eager, current: None };
             tokio::spawn(task.run());
-            self.peers.insert(id, Peer { packets, links });
+            self.peers.insert(id, Peer { line, links });
         }
-        self.peers.get(&id)
+        self.peers.get_mut(&id)
     }
 }
 

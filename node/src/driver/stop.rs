@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posta_protocol::now::Mono;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{sleep_until, timeout};
@@ -79,12 +78,12 @@ impl Running {
         let mut peeling = true;
         loop {
             self.act();
-            if !peeling && self.core.delayed() == 0 {
+            if !peeling && !self.holds_back() && self.core.delayed() == 0 {
                 break;
             }
-            let next = self.core.poll_timeout().unwrap_or(Mono(u64::MAX)).min(self.clock.now().mono + STOP_DELAY);
+            let next = self.next_turn().min(self.clock.now().mono + STOP_DELAY);
             tokio::select! {
-                batch = self.inputs.batches.recv(), if peeling => match batch {
+                batch = self.inputs.batches.recv(), if peeling && !self.holds_back() => match batch {
                     Some(batch) => self.batch(batch),
                     None => peeling = false,
                 },
@@ -101,7 +100,7 @@ impl Running {
             while let Some(action) = core.poll() {
                 // What would need the store again is left for the next start: nothing was promised yet.
                 if let Action::Send { to, packet } = action {
-                    links.send(to, packet);
+                    links.send(clock.now().mono, to, packet);
                 }
             }
         }

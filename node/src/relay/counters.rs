@@ -46,6 +46,8 @@ pub struct Counters {
     pub client_backlog: u64,
     /// Dropped: the next relay takes too little, or can't be reached.
     pub link_backlog: u64,
+    /// Times that the workers, and so the senders, were made to wait because too much waited for other relays.
+    pub held_back: u64,
     /// Commands that don't parse.
     pub malformed: u64,
     /// Commands answered with what this relay asks for first: a password, a puzzle.

@@ -29,6 +29,7 @@
 
 mod accept;
 pub mod config;
+mod congestion;
 pub mod connection;
 pub mod endpoint;
 pub mod error;

@@ -10,10 +10,11 @@ pub use posta_protocol::params::{
     LINK_KEEP_ALIVE, LINK_PACKET_STREAMS, REQUESTS_AT_ONCE,
 };
 use posta_protocol::registry::close;
-use quinn::congestion::{BbrConfig, CubicConfig};
+use quinn::congestion::CubicConfig;
 use quinn::{ConnectionId, ConnectionIdGenerator, IdleTimeout, Side, TransportConfig, VarInt};
 use rand::Rng;
 
+use crate::congestion::DelayConfig;
 use crate::tls::LinkKey;
 
 /// Whom a port is for.
@@ -27,8 +28,7 @@ pub enum Audience {
     Directory,
 }
 
-/// Bytes in flight to a relay: 1.5 MB is about the bandwidth-delay product of 200 Mbit/s over 60 ms. BBR would
-/// flood with more.
+/// Bytes in flight to a relay: 1.5 MB is about the bandwidth-delay product of 200 Mbit/s over 60 ms.
 pub const LINK_SEND_WINDOW: u64 = 1_500_000;
 /// Bytes that a relay may have in flight to us on one stream.
 pub const LINK_STREAM_WINDOW: u32 = 512 * 1024;
@@ -90,8 +90,7 @@ impl Audience {
                     .receive_window(VarInt::from_u32(LINK_RECEIVE_WINDOW))
                     .send_window(LINK_SEND_WINDOW);
                 t.max_idle_timeout(idle(LINK_IDLE)).keep_alive_interval(Some(LINK_KEEP_ALIVE));
-                // Cubic collapses at 1 % random loss; BBR doesn't, and the send window keeps it from flooding.
-                t.congestion_controller_factory(Arc::new(BbrConfig::default())).enable_segmentation_offload(true);
+                t.congestion_controller_factory(Arc::new(DelayConfig)).enable_segmentation_offload(true);
             }
             Self::Client => {
                 t.max_concurrent_uni_streams(VarInt::from_u32(uni + 1))

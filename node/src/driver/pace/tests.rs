@@ -9,7 +9,7 @@ use rand_core::SeedableRng;
 
 use super::*;
 use crate::config::LimitsConfig;
-use crate::driver::links::PEER_BACKLOG;
+use crate::driver::lines::PEER_BACKLOG;
 use crate::driver::workers::{BATCH_QUEUE, WORKER_QUEUE};
 
 /// What a worker needs for a packet, in microseconds.
@@ -138,7 +138,7 @@ fn clients_that_flood_leave_the_others_their_latency() {
     let flooded = flood(4, 500, 0, true);
     assert!(flooded.p50 <= 2 * quiet.p50, "{flooded:?} instead of {quiet:?}");
     let control = flood(4, 500, 0, false);
-    assert!(control.p50 > 100 * quiet.p50, "the control, without a limit: {control:?}");
+    assert!(control.p50 > 50 * quiet.p50, "the control, without a limit: {control:?}");
     let one = flood(1, 1, 0, true);
     assert!(one.p50 <= 2 * quiet.p50 && one.through < 1_000 + 270, "{one:?}");
 }
@@ -149,7 +149,7 @@ fn a_relay_that_floods_leaves_the_others_their_latency() {
     let flooded = flood(0, 0, 1, true);
     assert!(flooded.p50 <= 2 * quiet.p50, "{flooded:?} instead of {quiet:?}");
     let control = flood(0, 0, 1, false);
-    assert!(control.p50 > 100 * quiet.p50, "the control, without a limit: {control:?}");
+    assert!(control.p50 > 50 * quiet.p50, "the control, without a limit: {control:?}");
 }
 
 /// Twice what the worker can do, from eight relays that nothing paces: those wait, nothing is dropped, the worker never

@@ -19,8 +19,8 @@ use crate::connection::Connection;
 use crate::error::{Closed, ControlError, SendError};
 use crate::transport::Audience;
 
-/// Packets that wait for a relay, about 5 MB; when full, the sender is told.
-pub const LINK_SEND_QUEUE: usize = 256;
+/// Packets that wait for a relay besides those in QUIC's send window, about 0.7 MB; when full, the sender is told.
+pub const LINK_SEND_QUEUE: usize = 32;
 /// Packets that wait for a client or its entry; when full, the sender is told.
 pub const CLIENT_SEND_QUEUE: usize = 8;
 /// Control frames that wait; when full, the sender is told.
