@@ -188,6 +188,19 @@ async fn next_message(client: &Client) -> (EventCursor, Vec<u8>) {
     timeout(PATIENCE, found).await.expect("no message in time")
 }
 
+/// The first event that is kept.
+async fn wait_uncommitted(client: &Client) -> ClientEvent {
+    let found = async {
+        loop {
+            let (_, event) = client.next_uncommitted().await.expect("the client has stopped");
+            if !matches!(event, ClientEvent::Ready | ClientEvent::Warning(_)) {
+                return event;
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("nothing came in time")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_handed_out_until_they_are_committed() {
     let live = Live::start(wall());
@@ -215,6 +228,9 @@ async fn events_are_handed_out_until_they_are_committed() {
     // Nothing was committed: both come again, in the same places.
     let reader = builder().open("correct horse").await.unwrap();
     assert_eq!(reader.contacts().await.unwrap()[0].name, "writer");
+    // The invitation is not among them: it was given to who asked for it.
+    let connected = wait_uncommitted(&reader).await;
+    assert_eq!(connected, ClientEvent::Connected { contact: invited.contact });
     assert_eq!(next_message(&reader).await, (first, b"one".to_vec()));
     reader.commit(first).await.unwrap();
     reader.change_passphrase(b"battery staple").await.unwrap();
