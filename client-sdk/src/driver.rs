@@ -390,7 +390,10 @@ impl Driver {
         if let Some((contact, result)) = invited
             && let Some(reply) = self.invitations.remove(contact)
         {
-            let _ = reply.send(result);
+            // Who has gone meanwhile finds it among the events of the next start.
+            if reply.send(result).is_ok() {
+                self.session.settle(self.clock.now(), cursor);
+            }
             return;
         }
         if !self.overflow.is_empty() {

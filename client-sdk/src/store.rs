@@ -60,6 +60,9 @@ const RESERVE: usize = 64;
 /// Slots in reserve after that; fewer, and there would be a purge every few transactions.
 const POOL: usize = 1024;
 
+/// Bytes of redb's page cache, which would be a gigabyte otherwise.
+const CACHE: usize = 4 << 20;
+
 const LOCK: &str = "lock";
 const KEYS: &str = "keys";
 const STATE: &str = "state.redb";
@@ -78,6 +81,9 @@ pub type Records = BTreeMap<Vec<u8>, Zeroizing<Vec<u8>>>;
 /// Steps from one schema to the next: the first turns records of schema 1 into those of schema 2, and so on.
 type Migration = fn(&mut Records) -> Result<(), Malformed>;
 const MIGRATIONS: &[Migration] = &[];
+
+/// The hash of a record's name, and its sealed value, if it isn't deleted.
+type Row = ([u8; 32], Option<(Slot, Vec<u8>)>);
 
 /// A change of one record: its new value, or `None` to delete it.
 #[derive(Clone, PartialEq, Eq)]
@@ -189,7 +195,7 @@ impl Store {
         let pages = Pages::create(file, &header, page_key(&master), &mut rng)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(MODE).open(folder.join(STATE))?;
         let backend = FileBackend::new(file).map_err(redb::Error::from)?;
-        let database = Database::builder().create_with_backend(backend).map_err(redb::Error::from)?;
+        let database = builder().create_with_backend(backend).map_err(redb::Error::from)?;
         let names = crypto::derive(local::STORE_NAMES, master.expose());
         let slots = BTreeMap::new();
         let mut store =
@@ -229,7 +235,7 @@ impl Store {
         }
         // A damaged file may run into an assertion of redb's.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<_, redb::Error> {
-            let database = Database::builder().open(&state)?;
+            let database = builder().open(&state)?;
             let read = database.begin_read()?;
             let mut sealed = Vec::new();
             for row in read.open_table(RECORDS)?.iter()? {
@@ -356,7 +362,7 @@ impl Store {
         Ok(())
     }
 
-    fn commit(&self, rows: &[([u8; 32], Option<(Slot, Vec<u8>)>)]) -> Result<(), redb::Error> {
+    fn commit(&self, rows: &[Row]) -> Result<(), redb::Error> {
         let write = self.database.begin_write()?;
         {
             let mut table = write.open_table(RECORDS)?;
@@ -478,6 +484,13 @@ impl Store {
 
 /// The file of keys until the store is whole.
 const NEW_KEYS: &str = "keys.new";
+
+/// redb with a small cache: records are read once, at opening.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
+}
 
 fn schema(version: u32) -> Change {
     Change { name: SCHEMA_NAME.to_vec(), value: Some(Zeroizing::new(version.to_le_bytes().to_vec())) }

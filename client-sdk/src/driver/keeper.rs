@@ -5,13 +5,17 @@
 use std::path::PathBuf;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
-use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::store::{Change, Cost, PURGE_AFTER, Records, Store, StoreError};
+
+/// Orders, and reports of writes, that wait. The driver has fewer writes than that under way, so neither side ever waits for
+/// the other with both queues full.
+const QUEUE: usize = 256;
 
 /// What the thread is asked for.
 pub(crate) enum Order {
@@ -25,15 +29,14 @@ pub(crate) enum Order {
 
 /// A handle on the thread. It ends, after all that was ordered, when this is dropped.
 pub(crate) struct Keeper {
-    /// Bounded by the driver, which waits when too many writes are under way.
-    orders: std_mpsc::Sender<Order>,
-    written: mpsc::UnboundedReceiver<Result<u64, StoreError>>,
+    orders: std_mpsc::SyncSender<Order>,
+    written: mpsc::Receiver<Result<u64, StoreError>>,
 }
 
 impl Keeper {
     pub(crate) fn start(store: Store) -> std::io::Result<Self> {
-        let (orders, ordered) = std_mpsc::channel();
-        let (reported, written) = mpsc::unbounded_channel();
+        let (orders, ordered) = std_mpsc::sync_channel(QUEUE);
+        let (reported, written) = mpsc::channel(QUEUE);
         thread::Builder::new().name("posta-store".to_owned()).spawn(move || run(store, &ordered, &reported))?;
         Ok(Self { orders, written })
     }
@@ -73,11 +76,7 @@ pub(crate) async fn open(
     opened.await.map_err(|e| StoreError::Io(std::io::Error::other(e)))?
 }
 
-fn run(
-    mut store: Store,
-    orders: &std_mpsc::Receiver<Order>,
-    reported: &mpsc::UnboundedSender<Result<u64, StoreError>>,
-) {
+fn run(mut store: Store, orders: &std_mpsc::Receiver<Order>, reported: &mpsc::Sender<Result<u64, StoreError>>) {
     let mut purge_at: Option<Instant> = None;
     loop {
         let wait = purge_at.map_or(PURGE_AFTER, |at| at.saturating_duration_since(Instant::now()));
@@ -97,7 +96,7 @@ fn run(
         if let Some(number) = number {
             let applied = store.apply(&changes).map(|()| number);
             let failed = applied.is_err();
-            let _ = reported.send(applied);
+            let _ = reported.blocking_send(applied);
             if failed {
                 return;
             }

@@ -126,6 +126,12 @@ impl Saved {
         self.events.push(put(event_name(self.cursor), encoded));
     }
 
+    fn settle(&mut self, one: EventCursor) {
+        if self.uncommitted.remove(&one) {
+            self.events.push(delete(event_name(one)));
+        }
+    }
+
     /// Whether more may be emitted.
     pub(crate) fn has_room(&self) -> bool {
         self.uncommitted.len() < MAX_UNCOMMITTED
@@ -282,6 +288,13 @@ impl Session {
         if !self.core.reading {
             self.step(now);
         }
+        self.save(now, start);
+    }
+
+    /// One event was dealt with by itself, whatever stands before it: a caller was given what it tells.
+    pub fn settle(&mut self, now: Now, one: EventCursor) {
+        let start = self.core.actions.len();
+        self.core.saved.settle(one);
         self.save(now, start);
     }
 

@@ -1,6 +1,7 @@
 //! The encrypted store from outside: against a model, with damaged files, and killed at any moment.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod commands;
 mod damage;
 mod kill;
 

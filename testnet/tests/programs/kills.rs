@@ -20,6 +20,8 @@ use crate::shared::{Running, fails_with, role, testnet};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Sent and not said to be queued, at most.
 const AHEAD: u64 = 8;
+/// Sent and not delivered, at most: a full outbox refuses messages, and the next one might find room again.
+const UNDER_WAY: u64 = 200;
 
 /// One person: a folder, and the program while it runs.
 struct Person {
@@ -30,6 +32,7 @@ struct Person {
     /// How many messages the program says it has taken; what it was given, and may not have taken.
     taken: u64,
     given: u64,
+    delivered: u64,
     /// What has come, each place once: what a program that is killed prints again has the same place.
     places: BTreeSet<u64>,
     got: Vec<String>,
@@ -67,7 +70,7 @@ impl Person {
     fn new(folder: PathBuf) -> Self {
         let (child, input, output) = chat(&folder);
         let (places, got) = (BTreeSet::new(), Vec::new());
-        Self { folder, child, input, output, taken: u64::MAX, given: u64::MAX, places, got, repeated: 0 }
+        Self { folder, child, input, output, taken: u64::MAX, given: u64::MAX, delivered: 0, places, got, repeated: 0 }
     }
 
     /// SIGKILL, and all that it has printed until then; then a new start.
@@ -88,8 +91,12 @@ impl Person {
             "contact" => {
                 self.taken = line["sent"].as_u64().unwrap();
                 self.given = self.taken;
+                self.delivered = line["delivered"].as_u64().unwrap();
             }
             "state" if line["state"] == "queued" => self.taken = line["message"].as_u64().unwrap(),
+            "state" if line["state"] == "delivered" => {
+                self.delivered = self.delivered.max(line["message"].as_u64().unwrap());
+            }
             "message" => {
                 if self.places.insert(line["cursor"].as_u64().unwrap()) {
                     self.got.push(line["text"].as_str().unwrap().to_owned());
@@ -97,14 +104,15 @@ impl Person {
                     self.repeated += 1;
                 }
             }
-            "warning" | "error" => eprintln!("{}: {line}", self.folder.display()),
+            "error" => panic!("{}: {line}", self.folder.display()),
             _ => {}
         }
     }
 
     /// Gives it the next message, if it can take one.
     async fn give(&mut self, mine: &str, total: u64) {
-        if self.given < total && self.given < self.taken.saturating_add(AHEAD) {
+        let bound = self.taken.saturating_add(AHEAD).min(self.delivered + UNDER_WAY);
+        if self.given < total.min(bound) {
             let line = json!({ "send": format!("{mine}{}", self.given) });
             self.given += 1;
             self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
