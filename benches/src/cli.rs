@@ -165,8 +165,8 @@ fn run_directory(json: bool, relays: usize) -> Result<()> {
         r.diff_bytes, r.diff_content_bytes, r.mix_keys_diff_bytes, r.rotation_diff_bytes
     );
     println!(
-        "a client in 24 h: {} bytes; {} if everything were fetched whole; in memory {} bytes",
-        r.client_day_bytes, r.client_day_whole_bytes, r.client_memory_bytes
+        "a client in 24 h: {} bytes; {} if everything were fetched whole",
+        r.client_day_bytes, r.client_day_whole_bytes
     );
     println!("a difference is made in {:.1} ms, applied in {:.1} ms", r.diff_make_ms, r.diff_apply_ms);
     println!("tally of {} votes: {:.1} ms", r.authorities, r.tally_ms);

@@ -67,8 +67,6 @@ pub struct Figures {
     pub diff_make_ms: f64,
     /// A client applies the difference; what comes of it is then verified like a whole one.
     pub diff_apply_ms: f64,
-    /// What a client holds in memory: the consensus and three key epochs' mix keys, as far as the process has grown by them.
-    pub client_memory_bytes: usize,
     /// The mix keys of one key epoch: what a client fetches besides once in a key epoch.
     pub mix_keys_bytes: usize,
     /// One authority's vote.
@@ -224,14 +222,6 @@ fn median<T>(mut work: impl FnMut() -> Result<T>) -> Result<f64> {
     Ok((middle.as_secs_f64() * 1e5).round() / 100.0)
 }
 
-/// Bytes that this process has in memory.
-fn resident() -> Result<usize> {
-    let text = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kib: usize = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
-    Ok(kib * 1024)
-}
-
 /// Measures on the thread that calls.
 ///
 /// # Errors
@@ -255,16 +245,12 @@ pub fn measure(relays: usize) -> Result<Figures> {
         verify_succession(&consensus, &held, &network.authorities)?;
         Ok(consensus)
     };
-    let before = resident()?;
     let consensus = verify()?;
     ensure!(consensus.relays().len() == relays, "{} of {relays} relays are listed", consensus.relays().len());
     let parts = || -> Result<Vec<MixKeys>> {
         outcome.parts.iter().map(|(_, part)| Ok(UnverifiedMixKeys::decode(part)?.verify(&consensus)?)).collect()
     };
-    let kept = parts()?;
-    let client_memory_bytes = resident()?.saturating_sub(before);
-    ensure!(kept.len() == 3, "{} key epochs have mix keys", kept.len());
-    drop(kept);
+    ensure!(outcome.parts.len() == 3, "{} key epochs have mix keys", outcome.parts.len());
 
     let diff = ConsensusDiff::between(&held, &consensus);
     let packed = diff.encode();
@@ -292,7 +278,6 @@ pub fn measure(relays: usize) -> Result<Figures> {
         client_day_whole_bytes: 24 * (bytes.len() + 3 * new.len()),
         diff_make_ms: median(|| Ok(ConsensusDiff::between(&held, &consensus).encode()))?,
         diff_apply_ms: median(apply)?,
-        client_memory_bytes,
         mix_keys_bytes: new.len(),
         vote_bytes: votes.first().map_or(0, |vote| vote.sign(&signer.signing).len()),
         tally_ms: median(|| network.tally(EPOCH + 1, &votes, Some(&held)))?,

@@ -7,6 +7,7 @@
 //! signed        epoch (8) | valid after (8) | hash (32)
 //! newest        consensus | mix keys, one part for each key epoch
 //! descriptors   what relays have posted
+//! history/      the last consensuses, as they were signed: EPOCH.consensus
 //! evidence/     pairs of signed documents that exclude each other: EPOCH-HASH.evidence
 //! ```
 
@@ -30,6 +31,8 @@ use crate::authority::{Contribution, Memory, Published, Record};
 
 /// Pairs of documents kept as evidence; later ones are only counted in the log.
 pub const MAX_EVIDENCE: usize = 64;
+/// Consensuses kept besides the newest: three days of hours, 84 MB with 10,000 relays. The oldest goes.
+pub const MAX_HISTORY: usize = 72;
 const FILE_MODE: u32 = 0o600;
 
 /// Why the state can't be used.
@@ -67,8 +70,10 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Io`] or [`ArchiveError::InUse`].
     pub fn open(folder: &Path) -> Result<Self, ArchiveError> {
-        let evidence = folder.join("evidence");
-        fs::create_dir_all(&evidence).map_err(|source| ArchiveError::Io { path: evidence, source })?;
+        for inner in ["evidence", HISTORY] {
+            let path = folder.join(inner);
+            fs::create_dir_all(&path).map_err(|source| ArchiveError::Io { path, source })?;
+        }
         let path = folder.join("lock");
         let lock = File::create(&path).map_err(|source| ArchiveError::Io { path: path.clone(), source })?;
         match lock.try_lock() {
@@ -164,12 +169,20 @@ impl Archive {
             w.bounded(part);
         }
         self.write("newest", &w.finish())?;
+        self.write(&format!("{HISTORY}/{}{SUFFIX}", published.consensus.epoch().0), &published.bytes)?;
+        self.history().prune();
         let mut w = Writer::with_capacity(descriptors.len() * 4096);
         w.count(descriptors.len());
         for descriptor in descriptors {
             w.bounded(descriptor);
         }
         self.write("descriptors", &w.finish())
+    }
+
+    /// The consensuses that are kept, for whoever reads them beside the authority.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History(self.folder.join(HISTORY))
     }
 
     /// Keeps evidence, unless there is plenty, and returns its file: for `posta-directory verify-evidence`.
@@ -189,6 +202,44 @@ impl Archive {
             self.write(&name, evidence.encode())?;
         }
         Ok(Some(path))
+    }
+}
+
+const HISTORY: &str = "history";
+const SUFFIX: &str = ".consensus";
+
+/// The folder of consensuses that are kept.
+#[derive(Clone, Debug)]
+pub struct History(PathBuf);
+
+impl History {
+    /// The epochs of which one is kept, sorted; none if the folder can't be read.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<Epoch> {
+        let Ok(entries) = fs::read_dir(&self.0) else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut epochs: Vec<_> = names.filter_map(|name| name.strip_suffix(SUFFIX)?.parse().ok().map(Epoch)).collect();
+        epochs.sort_unstable();
+        epochs
+    }
+
+    /// The bytes of an epoch's consensus, if it is kept.
+    #[must_use]
+    pub fn read(&self, epoch: Epoch) -> Option<Vec<u8>> {
+        fs::read(self.path(epoch)).ok()
+    }
+
+    fn path(&self, epoch: Epoch) -> PathBuf {
+        self.0.join(format!("{}{SUFFIX}", epoch.0))
+    }
+
+    fn prune(&self) {
+        let epochs = self.epochs();
+        for epoch in epochs.iter().take(epochs.len().saturating_sub(MAX_HISTORY)) {
+            if let Err(e) = fs::remove_file(self.path(*epoch)) {
+                warn!("an old consensus can't be removed: {e}");
+            }
+        }
     }
 }
 
@@ -243,6 +294,23 @@ mod tests {
         assert_eq!((memory.voted, memory.signed), (Some((Epoch(7), 2)), Some(header)));
         assert_eq!(memory.contribution, Some(contribution), "it reveals what it has committed to");
         assert!(memory.newest.is_none() && memory.descriptors.is_empty());
+    }
+
+    #[test]
+    fn the_history_has_its_bound_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        let history = archive.history();
+        assert!(history.epochs().is_empty());
+        for epoch in 1..=MAX_HISTORY as u64 + 3 {
+            fs::write(history.path(Epoch(epoch)), epoch.to_le_bytes()).unwrap();
+        }
+        fs::write(folder.path().join("history/notes.txt"), b"of the operator").unwrap();
+        history.prune();
+        let epochs = history.epochs();
+        assert_eq!((epochs.len(), epochs[0]), (MAX_HISTORY, Epoch(4)));
+        assert_eq!((history.read(Epoch(3)), history.read(Epoch(4))), (None, Some(4_u64.to_le_bytes().to_vec())));
+        assert!(folder.path().join("history/notes.txt").exists());
     }
 
     #[test]

@@ -341,6 +341,12 @@ impl<R: CryptoRng> Authority<R> {
         self.newest.as_ref()
     }
 
+    /// The round that made the newest consensus, if this authority has seen it.
+    #[must_use]
+    pub fn last_round(&self) -> Option<&RoundReport> {
+        self.ended.as_ref().map(|ended| &ended.report)
+    }
+
     /// The newest descriptor of every relay, for the archive.
     #[must_use]
     pub fn descriptors(&self) -> Vec<Arc<[u8]>> {

@@ -60,6 +60,33 @@ pub struct Config {
     pub reserved_networks: bool,
     /// How much is logged.
     pub log_level: LogLevel,
+    /// Pages for people and programs.
+    pub http: HttpConfig,
+}
+
+/// Where pages for people and programs are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpConfig {
+    /// An address, as `127.0.0.1:8430`. Empty: nowhere.
+    pub listen: String,
+    /// Whether it may be one that others can reach.
+    pub public: bool,
+}
+
+impl HttpConfig {
+    fn address(&self) -> Result<Option<SocketAddr>, SetupError> {
+        if self.listen.is_empty() {
+            return Ok(None);
+        }
+        match self.listen.parse::<SocketAddr>() {
+            Err(_) => Err(SetupError::Value("`http.listen` must be ADDRESS:PORT, as 127.0.0.1:8430, or nothing")),
+            Ok(address) if !address.ip().is_loopback() && !self.public => Err(SetupError::Value(
+                "`http.listen` is an address that others can reach: choose 127.0.0.1, or say `public = true` under [http]",
+            )),
+            Ok(address) => Ok(Some(address)),
+        }
+    }
 }
 
 impl Default for Config {
@@ -74,6 +101,7 @@ impl Default for Config {
             bootstrap_relays: 3,
             reserved_networks: false,
             log_level: LogLevel::Info,
+            http: HttpConfig::default(),
         }
     }
 }
@@ -143,6 +171,8 @@ pub struct Setup {
     pub link_key: LinkKey,
     /// The folder with its state.
     pub state_dir: PathBuf,
+    /// Where pages are served, if anywhere.
+    pub http: Option<SocketAddr>,
 }
 
 impl Config {
@@ -168,6 +198,7 @@ impl Config {
         if config.layer_min == 0 {
             return Err(SetupError::Value("`layer_min` must be at least 1"));
         }
+        config.http.address()?;
         Ok(config)
     }
 
@@ -195,7 +226,13 @@ impl Config {
              # Whether private and loopback addresses are allowed: test networks only. Default: false.\n\
              reserved_networks = {}\n\
              # How much is logged: error, warn, info, debug or trace. Default: \"info\".\n\
-             log_level = \"{}\"\n",
+             log_level = \"{}\"\n\n\
+             # Pages over HTTP for people and programs: status, the consensus and its history, and metrics for this machine.\n\
+             [http]\n\
+             # An address, as \"127.0.0.1:8430\". Default: \"\", nowhere.\n\
+             listen = {:?}\n\
+             # Whether it may be an address that others can reach. There is no TLS. Default: false.\n\
+             public = {}\n",
             self.listen,
             quoted(&self.state_dir),
             quoted(&self.network),
@@ -205,6 +242,8 @@ impl Config {
             self.bootstrap_relays,
             self.reserved_networks,
             self.log_level,
+            self.http.listen,
+            self.http.public,
         )
     }
 
@@ -245,7 +284,7 @@ impl Config {
             params: self.params(),
             bootstrap_relays: self.bootstrap_relays,
         };
-        Ok(Setup { settings, signing_key, link_key, state_dir: self.state_dir.clone() })
+        Ok(Setup { settings, signing_key, link_key, state_dir: self.state_dir.clone(), http: self.http.address()? })
     }
 }
 
@@ -315,6 +354,12 @@ mod tests {
         assert!(Config::load(&path).unwrap_err().to_string().contains("did you mean `epoch_ms`"));
         fs::write(&path, "epoch_ms = 5\n").unwrap();
         assert!(Config::load(&path).unwrap_err().to_string().contains("at least 1000"));
+        for (http, words) in [("0.0.0.0:80", "public = true"), ("localhost", "ADDRESS:PORT")] {
+            fs::write(&path, format!("[http]\nlisten = \"{http}\"\n")).unwrap();
+            assert!(Config::load(&path).unwrap_err().to_string().contains(words), "{http}");
+        }
+        fs::write(&path, "[http]\nlisten = \"0.0.0.0:80\"\npublic = true\n").unwrap();
+        assert_eq!(Config::load(&path).unwrap().http.address().unwrap(), Some("0.0.0.0:80".parse().unwrap()));
         fs::write(&path, "epoch_ms = 5000\nkey_epoch_ms = 19999\n").unwrap();
         assert!(Config::load(&path).unwrap_err().to_string().contains("4 times"), "no round of the randomness fits");
     }

@@ -26,6 +26,8 @@ use crate::authority::{Action, Authority, Event, Record};
 use crate::config::Setup;
 use crate::randomness;
 
+mod http;
+
 /// Events that wait for the core; whoever has another one waits.
 const MAX_EVENTS: usize = 1_024;
 /// Calls that wait for one authority; what exceeds it counts as unreachable.
@@ -120,7 +122,7 @@ struct Outgoing {
 /// # Errors
 /// [`DriverError`]. An authority that can't write its state must not go on.
 pub async fn serve(endpoint: Endpoint, setup: Setup, stop: impl Future<Output = ()>) -> Result<(), DriverError> {
-    let Setup { settings, signing_key, state_dir, .. } = setup;
+    let Setup { settings, signing_key, state_dir, http, .. } = setup;
     let archive = Arc::new(Archive::open(&state_dir)?);
     let memory = archive.load(&settings.authorities)?;
     let rng = StdRng::try_from_rng(&mut rand::rngs::SysRng).map_err(|_| DriverError::Randomness)?;
@@ -139,8 +141,13 @@ pub async fn serve(endpoint: Endpoint, setup: Setup, stop: impl Future<Output = 
     }
     tasks.spawn(accept(endpoint.clone(), authorities, inputs.clone()));
 
+    let board = http::Board::new(memory.newest.clone(), archive.history(), settings.authorities.clone(), clock);
+    if let Some(address) = http {
+        tasks.spawn(http::serve(address, board.clone()));
+    }
     let authority = Authority::new(settings, signing_key, rng, memory, clock.now());
-    let mut core = Core { authority, archive, clock, peers, _inputs: inputs, answers: HashMap::new(), tickets: 0 };
+    let mut core =
+        Core { authority, archive, clock, peers, _inputs: inputs, answers: HashMap::new(), tickets: 0, board };
     let result = tokio::select! {
         result = core.run(inbox) => result,
         _ = tasks.join_next() => Err(DriverError::Task),
@@ -161,6 +168,7 @@ struct Core {
     /// Requests being handled: the core answers each at once, so there is one at most.
     answers: HashMap<u64, oneshot::Sender<Reply<Arc<[u8]>>>>,
     tickets: u64,
+    board: http::Board,
 }
 
 impl Core {
@@ -215,10 +223,12 @@ impl Core {
                     for problem in randomness::problems(consensus.body()) {
                         warn!("{problem}");
                     }
+                    self.board.published(&published, self.authority.last_round(), self.clock.now().wall);
                     let descriptors = self.authority.descriptors();
                     self.on_disk(move |archive| archive.publish(&published, &descriptors)).await?;
                 }
                 Action::Evidence(evidence) => {
+                    self.board.evidence();
                     let said = evidence.to_string();
                     match self.on_disk(move |archive| archive.evidence(&evidence)).await? {
                         Some(path) => error!("{said}: the proof is in {}", path.display()),

@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod intake;
+pub mod page;
 pub mod randomness;
 pub mod show;
 pub mod tally;

@@ -1,6 +1,8 @@
 //! Real authorities on loopback sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::KemSecretKey;
 use posta_protocol::document::{
     Authorities, Authority, Certificate, Consensus, Descriptor, Extensions, Position, Purpose, Refusal, Roles,
-    Withdrawal,
+    UnverifiedConsensus, Withdrawal,
 };
 use posta_protocol::ids::{AuthorityId, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
 use posta_protocol::now::Wall;
@@ -50,6 +52,8 @@ struct Net {
     folders: Vec<TempDir>,
     running: Vec<Option<Running>>,
     relays: usize,
+    /// Where the first one serves its pages.
+    pages: SocketAddr,
 }
 
 fn link_key(n: u8) -> LinkKey {
@@ -70,7 +74,9 @@ impl Net {
         });
         let network = Network::new(Authorities::new(listed.collect()).unwrap());
         let folders = (0..n).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut net = Self { network, folders, running: (0..n).map(|_| None).collect(), relays };
+        // A free port: bound for a moment.
+        let pages = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut net = Self { network, folders, running: (0..n).map(|_| None).collect(), relays, pages };
         for (endpoint, i) in endpoints.into_iter().zip(0..) {
             net.run(i, endpoint);
         }
@@ -94,7 +100,13 @@ impl Net {
             params: config.params(),
             bootstrap_relays: self.relays,
         };
-        Setup { settings, signing_key: signing, link_key: link_key(i), state_dir: folder.to_owned() }
+        Setup {
+            settings,
+            signing_key: signing,
+            link_key: link_key(i),
+            state_dir: folder.to_owned(),
+            http: (i == 0).then_some(self.pages),
+        }
     }
 
     fn run(&mut self, i: u8, endpoint: Endpoint) {
@@ -294,4 +306,61 @@ async fn anyone_can_read_what_each_authority_said_and_why_a_relay_is_in_or_out()
     for i in 0..4 {
         net.stop(i).await;
     }
+}
+
+/// The head and the content of a page.
+async fn get(address: SocketAddr, path: &str) -> (String, Vec<u8>) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n");
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    });
+    let answer = asked.await.unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_shows_people_and_programs_what_was_agreed() {
+    let mut net = Net::start(1, 4);
+    let dialer = Endpoint::dialer("127.0.0.1".parse().unwrap(), Audience::Directory, None).unwrap();
+    for n in 1..=4 {
+        assert_eq!(post_descriptor(&net.network, &dialer, &descriptor(n)).await.unwrap(), 1);
+    }
+    let (consensus, _) = fetch_until(&net, &dialer, Duration::from_secs(20), |c| c.relays().len() == 4).await;
+    let epoch = consensus.epoch().0;
+    // By its epoch, so that it may be the newest no more.
+    let (head, bytes) = get(net.pages, &format!("/consensus/{epoch}")).await;
+    assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("application/octet-stream"), "{head}");
+    assert_eq!(bytes, consensus.encode());
+    let (head, view) = get(net.pages, &format!("/consensus/{epoch}.json")).await;
+    assert!(head.contains("application/json"), "{head}");
+    let view: serde_json::Value = serde_json::from_slice(&view).unwrap();
+    assert_eq!((view["epoch"].as_u64(), view["relays"].as_array().map(Vec::len)), (Some(epoch), Some(4)));
+    let history: Vec<u64> = serde_json::from_slice(&get(net.pages, "/history.json").await.1).unwrap();
+    assert!(history.contains(&epoch), "{history:?}");
+    let newest = get(net.pages, "/consensus").await.1;
+    let known = net.network.authorities();
+    let newest = UnverifiedConsensus::decode(&newest).unwrap().verify_signatures(known).unwrap();
+    assert!(newest.epoch() >= consensus.epoch());
+    let (head, html) = get(net.pages, "/").await;
+    let html = String::from_utf8(html).unwrap();
+    assert!(head.contains("text/html") && head.contains("default-src 'none'"), "{head}");
+    for shown in [relay(1).short(), relay(4).short(), "mix 1".to_owned(), "Last rounds".to_owned()] {
+        assert!(html.contains(&shown), "{shown} is not on the page: {html}");
+    }
+    assert!(!html.contains("<script") && !html.contains("http:"), "{html}");
+    let metrics = String::from_utf8(get(net.pages, "/metrics").await.1).unwrap();
+    assert!(metrics.contains("\nposta_directory_relays 4\n"), "{metrics}");
+    assert!(metrics.contains("\nposta_directory_votes_counted 1\n"), "{metrics}");
+    for nothing in ["/consensus/1", "/consensus/x", "/identity.key", "/../identity.key", "/consensus/../signing.key"] {
+        assert!(get(net.pages, nothing).await.0.starts_with("HTTP/1.1 404"), "{nothing}");
+    }
+    if let Ok(path) = std::env::var("POSTA_WRITE_PAGE") {
+        std::fs::write(path, &html).unwrap();
+    }
+    net.stop(0).await;
 }

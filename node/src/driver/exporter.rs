@@ -3,12 +3,12 @@
 //! They are coarse: the counters are those of the last whole minute, in steps of eight; gauges are what they are now.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use posta_link::http::{self, Asked, Page};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::board::{Board, Settings};
@@ -21,14 +21,12 @@ pub(crate) use self::recorder::Recorded;
 
 /// How old the counters that are told may be.
 const COUNTERS_EVERY: Duration = Duration::from_secs(60);
-/// Bytes of a request at most.
-const MAX_REQUEST: usize = 4096;
-/// How long a request, and the taking of its answer, may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Requests at once; others wait with the system.
-const MAX_CONNECTIONS: usize = 8;
+const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Before the port is tried again.
 const RETRY: Duration = Duration::from_secs(60);
+
+/// When the counters that are told were taken.
+type CountersAt = Arc<Mutex<Option<Instant>>>;
 
 /// Takes what the process records from here on.
 pub(crate) fn install() -> Recorded {
@@ -41,13 +39,13 @@ pub(crate) fn install() -> Recorded {
 
 /// Answers at the address that the settings name, at each new one when they change, until the process ends.
 pub(crate) async fn serve(recorded: Recorded, board: Board, mut settings: Settings) {
-    let mut counters_at = None;
+    let counters_at = CountersAt::default();
     loop {
         let address = settings.borrow_and_update().metrics.address();
         let served = async {
             match address {
                 Some(address) => loop {
-                    listen(address, &recorded, &board, &mut counters_at).await;
+                    listen(address, &recorded, &board, &counters_at).await;
                     sleep(RETRY).await;
                 },
                 None => std::future::pending::<()>().await,
@@ -67,83 +65,37 @@ pub(crate) async fn serve(recorded: Recorded, board: Board, mut settings: Settin
     }
 }
 
-async fn listen(address: SocketAddr, recorded: &Recorded, board: &Board, counters_at: &mut Option<Instant>) {
+async fn listen(address: SocketAddr, recorded: &Recorded, board: &Board, counters_at: &CountersAt) {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(e) => return warn!("metrics can't be served on {address}: {e}; trying again"),
     };
     info!("metrics are served on http://{address}/metrics");
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        // Never closed.
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(e) => return warn!(kind = ?e.kind(), "the metrics take no connection"),
-        };
-        let Some(report) = board.report().await else { return };
-        let body = collect(recorded, &report, counters_at);
-        tokio::spawn(async move {
-            // Whoever is too slow, or has gone, is none of ours to report to.
-            let _ = timeout(PATIENCE, answer(&stream, &body)).await;
-            drop(permit);
-        });
-    }
+    let (recorded, board, counters_at) = (recorded.clone(), board.clone(), Arc::clone(counters_at));
+    let answer = move |asked: Asked| {
+        let (recorded, board, counters_at) = (recorded.clone(), board.clone(), Arc::clone(&counters_at));
+        async move {
+            if asked.path != "/metrics" {
+                return Page::not_found("there is /metrics and nothing else\n");
+            }
+            match board.report().await {
+                Some(report) => Page::new(KIND, collect(&recorded, &report, &counters_at).into_bytes()),
+                None => Page::unavailable("the relay is ending\n"),
+            }
+        }
+    };
+    let e = http::serve(&listener, answer).await;
+    warn!(kind = ?e.kind(), "the metrics take no connection");
 }
 
-fn collect(recorded: &Recorded, report: &Report, counters_at: &mut Option<Instant>) -> String {
+fn collect(recorded: &Recorded, report: &Report, counters_at: &CountersAt) -> String {
+    let mut counters_at = counters_at.lock().unwrap_or_else(PoisonError::into_inner);
     names::record_gauges(report);
     if counters_at.is_none_or(|at| at.elapsed() >= COUNTERS_EVERY) {
         *counters_at = Some(Instant::now());
         names::record_counters(report.packets.received, &report.packets.counters);
     }
     recorded.render()
-}
-
-async fn answer(stream: &TcpStream, metrics: &str) -> std::io::Result<()> {
-    let head = read_head(stream).await?;
-    let (status, kind, body) =
-        match head.split_once("\r\n").map_or(head.as_str(), |(line, _)| line).split(' ').collect::<Vec<_>>()[..] {
-            ["GET", "/metrics", ..] => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics),
-            ["GET", ..] => ("404 Not Found", "text/plain", "there is /metrics and nothing else\n"),
-            _ => ("405 Method Not Allowed", "text/plain", "GET /metrics, please\n"),
-        };
-    let length = body.len();
-    let head =
-        format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-    write_all(stream, head.as_bytes()).await?;
-    write_all(stream, body.as_bytes()).await
-}
-
-/// What comes before the empty line.
-async fn read_head(stream: &TcpStream) -> std::io::Result<String> {
-    let mut head = Vec::new();
-    let mut buffer = [0; MAX_REQUEST];
-    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-        stream.readable().await?;
-        match stream.try_read(&mut buffer) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => head.extend_from_slice(buffer.get(..n).unwrap_or_default()),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e),
-        }
-        if head.len() > MAX_REQUEST {
-            return Err(std::io::ErrorKind::InvalidData.into());
-        }
-    }
-    String::from_utf8(head).map_err(|_| std::io::ErrorKind::InvalidData.into())
-}
-
-async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@
 //! | [`tls`] | keys, verifiers, what is negotiated (nothing) |
 //! | [`transport`] | windows, timeouts, congestion control by audience |
 //! | [`fetch`], [`mirror`] | the directory's documents: asking for them, and answering |
-//! | [`config`], [`keys`], [`logs`], [`exit`] | what every program shares |
+//! | [`config`], [`keys`], [`logs`], [`exit`], [`http`] | what every program shares |
 
 mod accept;
 pub mod config;
@@ -35,6 +35,7 @@ pub mod endpoint;
 pub mod error;
 pub mod exit;
 pub mod fetch;
+pub mod http;
 pub mod keys;
 pub mod limits;
 pub mod link;
