@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::client::{CallError, Invited};
+use crate::end_to_end::VerificationCode;
 use crate::session::Session;
 use crate::session::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, SendError, Warning};
 
@@ -67,6 +68,7 @@ pub(crate) enum Call {
     Join(Link, oneshot::Sender<Result<ContactId, JoinError>>),
     Send(ContactId, Vec<u8>, oneshot::Sender<Result<MessageId, SendError>>),
     Ping(oneshot::Sender<bool>),
+    Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
 }
 
 /// Verified documents.
@@ -213,6 +215,7 @@ impl Driver {
             Call::Join(link, reply) => drop(reply.send(self.session.join(now, link))),
             Call::Send(contact, body, reply) => drop(reply.send(self.session.send(now, contact, body))),
             Call::Ping(reply) => drop(reply.send(self.session.ping(now))),
+            Call::Code(contact, reply) => drop(reply.send(self.session.verification_code(contact))),
         }
         self.act();
     }

@@ -29,6 +29,7 @@ use posta_protocol::command::Command;
 use posta_protocol::ids::KeyEpoch;
 use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now};
+use zeroize::Zeroizing;
 
 use self::contact::Contact;
 pub use self::contact::{INVITATION_HOURS, JOIN_PATIENCE};
@@ -44,6 +45,9 @@ use self::path::Health;
 pub use self::request::{MAX_IN_FLIGHT, MAX_REPLY_ROWS};
 use self::request::{Outcome, Purpose, Requests};
 use self::view::View;
+#[cfg(doc)]
+use crate::end_to_end::Conversation;
+use crate::end_to_end::VerificationCode;
 
 /// Contacts of one session, at most.
 pub const MAX_CONTACTS: usize = 64;
@@ -137,10 +141,12 @@ impl Session {
         self.timer
     }
 
-    /// Prepares an invitation; [`ClientEvent::Invitation`] brings its link. `None` if there are [`MAX_CONTACTS`] already.
+    /// Prepares an invitation; [`ClientEvent::Invitation`] brings its link. `None` if there are [`MAX_CONTACTS`] already
+    /// (or the operating system gives out no randomness).
     pub fn invite(&mut self, now: Now) -> Option<ContactId> {
+        let conversation = self.core.conversation()?;
         let id = self.new_contact()?;
-        self.contacts.insert(id, Contact::invite(id));
+        self.contacts.insert(id, Contact::invite(id, conversation));
         self.step(now);
         Some(id)
     }
@@ -156,8 +162,9 @@ impl Session {
         if relays.is_empty() {
             return Err(JoinError::ForeignNetwork);
         }
+        let conversation = self.core.conversation().ok_or(JoinError::NoKeys)?;
         let id = self.new_contact().ok_or(JoinError::TooManyContacts)?;
-        let contact = Contact::join(id, &mut self.core, now, link, relays);
+        let contact = Contact::join(id, &mut self.core, now, conversation, (link, relays));
         self.contacts.insert(id, contact);
         self.step(now);
         Ok(id)
@@ -172,6 +179,19 @@ impl Session {
         let sent = found.send(&mut self.core, now, body);
         self.step(now);
         sent
+    }
+
+    /// What both people can compare to know that nobody sits between them; none before the contact has joined.
+    #[must_use]
+    pub fn verification_code(&self, contact: ContactId) -> Option<VerificationCode> {
+        self.contacts.get(&contact)?.code()
+    }
+
+    /// The state of a contact's conversation, if it has changed since this was last asked: [`Conversation::save`]. To be
+    /// kept before what the last step wants sent is sent.
+    pub fn changed_conversation(&mut self, contact: ContactId) -> Option<Zeroizing<Vec<u8>>> {
+        let conversation = self.contacts.get_mut(&contact)?.conversation();
+        conversation.take_changed().then(|| conversation.save())
     }
 
     /// Sends an echo through a whole path to an edge and back; [`ClientEvent::Pong`] brings the time. `false` if the

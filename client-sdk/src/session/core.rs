@@ -6,6 +6,7 @@ use std::time::Duration;
 use posta_protocol::document::Position;
 use posta_protocol::ids::{Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::now::{Mono, Now};
+use posta_protocol::secret::Secret;
 use rand::RngExt;
 use rand_core::CryptoRng;
 
@@ -14,6 +15,7 @@ use super::event::{Action, Asked, ClientEvent, Options};
 use super::path::Health;
 use super::request::Requests;
 use super::view::View;
+use crate::end_to_end::Conversation;
 
 /// The generator that a session is given.
 pub type SessionRng = Box<dyn CryptoRng + Send>;
@@ -38,6 +40,11 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn emit(&mut self, event: ClientEvent) {
         self.actions.push_back(Action::Emit(event));
+    }
+
+    /// A conversation for a new contact, with keys of its own.
+    pub(crate) fn conversation(&mut self) -> Option<Conversation> {
+        Conversation::new(self.options.scheme, &Secret::random(&mut self.rng)).ok()
     }
 
     /// The current key epoch, if the network is known.
