@@ -61,6 +61,8 @@ contexts! {
         BOX = "posta v1 sealed box",
         /// A message key of a conversation, from what MLS exports and a queue key.
         CONVERSATION_BOX = "posta v1 conversation box",
+        /// Not of BLAKE3: the label under which MLS exports what a conversation's boxes are sealed with.
+        EXPORTED = "posta v1 boxes",
         /// A verification code, from both ends' signature keys and the founding transcript.
         VERIFICATION = "posta v1 verification code",
         /// A blob's seal key, from an invitation's secret.

@@ -92,8 +92,16 @@ pub const BOX_NONCE_LEN: usize = 12;
 pub const BOX_CONTENT_LEN: usize = BOX_LEN - BOX_NONCE_LEN - TAG_LEN - 4;
 /// What stands around a content in a box, at most: 13 bytes of the inner layer, about 150 of MLS.
 pub const INNER_OVERHEAD: usize = 256;
-/// Longest MLS key package in an invitation; ours have 2,638 bytes.
+/// Longest MLS key package in an invitation.
 pub const MAX_KEY_PACKAGE_LEN: usize = 4096;
+/// Length of an MLS key package of ours.
+pub const MLS_KEY_PACKAGE_LEN: usize = 2638;
+/// Length of a welcome to a group of two.
+pub const MLS_WELCOME_LEN: usize = 5415;
+/// Length of a commit in a group of two.
+pub const MLS_COMMIT_LEN: usize = 3938;
+/// What MLS adds to a content; to one of less than 64 bytes one byte less.
+pub const MLS_OVERHEAD: usize = 146;
 /// MLS epochs before the current one whose messages are still read.
 pub const PAST_EPOCHS: usize = 5;
 /// A side makes no turn while a message of its own from further back than this many epochs is not delivered. Until it

@@ -15,6 +15,7 @@ use openmls::prelude::{
 use openmls_libcrux_crypto::CryptoProvider;
 use openmls_traits::signatures::{Signer, SignerError};
 use posta_protocol::codec::{Reader, Writer};
+use posta_protocol::crypto::context;
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::error::Malformed;
 use posta_protocol::params::{OVERTAKEN, PASSED_OVER, PAST_EPOCHS};
@@ -28,8 +29,6 @@ use super::{EndToEnd, Failed, Founded, Unopened, VerificationCode};
 /// X-Wing (X25519 and ML-KEM-768), ChaCha20-Poly1305, SHA-256, Ed25519.
 const SUITE: Ciphersuite = Ciphersuite::MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519;
 const GROUP_ID_LEN: usize = 16;
-/// The label under which MLS exports what boxes are sealed with.
-const EXPORT_LABEL: &str = "posta v1 boxes";
 /// How far back a key package begins to be valid, of the twelve weeks that openmls permits: clocks of contacts differ.
 const VALID_BEFORE: u64 = 20 * 24 * 3600;
 /// Version of what is saved.
@@ -195,7 +194,7 @@ impl Mls {
         let group = self.group.as_ref()?;
         let mut members = group.members().map(|m| <[u8; 32]>::try_from(m.signature_key));
         let (Some(Ok(a)), Some(Ok(b)), None) = (members.next(), members.next(), members.next()) else { return None };
-        let exported = Zeroizing::new(group.export_secret(self.provider.crypto(), EXPORT_LABEL, &[], 32).ok()?);
+        let exported = Zeroizing::new(group.export_secret(self.provider.crypto(), context::EXPORTED, &[], 32).ok()?);
         let exported = Secret::new(exported.as_slice().try_into().ok()?);
         Some(Founded::new(exported, [a, b], group.epoch_authenticator().as_slice().try_into().ok()?))
     }

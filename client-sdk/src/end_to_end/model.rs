@@ -7,20 +7,14 @@ use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::crypto::{self, context, local};
 use posta_protocol::error::Malformed;
 use posta_protocol::ids::Hash;
-use posta_protocol::params::{OVERTAKEN, PASSED_OVER, PAST_EPOCHS};
+use posta_protocol::params::{
+    MLS_COMMIT_LEN, MLS_KEY_PACKAGE_LEN, MLS_OVERHEAD, MLS_WELCOME_LEN, OVERTAKEN, PASSED_OVER, PAST_EPOCHS,
+};
 use posta_protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::{EndToEnd, Failed, Founded, Unopened, VerificationCode};
 
-/// Length of an MLS key package of ours, in bytes.
-pub(super) const KEY_PACKAGE_LEN: usize = 2_638;
-/// Length of a welcome to a group of two.
-pub(super) const WELCOME_LEN: usize = 5_415;
-/// Length of a commit in a group of two.
-pub(super) const COMMIT_LEN: usize = 3_938;
-/// What MLS adds to a content of less than 16 KiB; a byte less to one of less than [`SHORT`] bytes.
-pub(super) const MESSAGE_OVERHEAD: usize = 146;
 /// Lengths below take one byte in MLS.
 const SHORT: usize = 64;
 const VERSION: u8 = 1;
@@ -166,7 +160,7 @@ impl Model {
 
 impl EndToEnd for Model {
     fn key_package(&mut self) -> Result<Vec<u8>, Failed> {
-        let package = self.draw(KEY_PACKAGE, KEY_PACKAGE_LEN);
+        let package = self.draw(KEY_PACKAGE, MLS_KEY_PACKAGE_LEN);
         self.package = Some(crypto::hash(context::INVITATION_DATA, &package));
         Ok(package)
     }
@@ -175,13 +169,13 @@ impl EndToEnd for Model {
         if self.founded.is_some() {
             return Err(Unopened::Again);
         }
-        if key_package.len() != KEY_PACKAGE_LEN || key_package.first() != Some(&KEY_PACKAGE) {
+        if key_package.len() != MLS_KEY_PACKAGE_LEN || key_package.first() != Some(&KEY_PACKAGE) {
             return Err(Unopened::Refused);
         }
         let package = crypto::hash(context::INVITATION_DATA, key_package);
         let mut welcome = vec![WELCOME];
         welcome.extend_from_slice(&package.0);
-        welcome.extend(self.draw(0, WELCOME_LEN - 33));
+        welcome.extend(self.draw(0, MLS_WELCOME_LEN - 33));
         self.founder = true;
         self.found_on(&package, &welcome);
         Ok(welcome)
@@ -192,7 +186,7 @@ impl EndToEnd for Model {
             return Err(Unopened::Again);
         }
         let package = self.package.ok_or(Unopened::Refused)?;
-        let fits = welcome.len() == WELCOME_LEN
+        let fits = welcome.len() == MLS_WELCOME_LEN
             && welcome.strip_prefix(&[WELCOME]).is_some_and(|rest| rest.starts_with(&package.0));
         if !fits {
             return Err(Unopened::Refused);
@@ -206,7 +200,7 @@ impl EndToEnd for Model {
         if self.founded.is_none() {
             return Err(Failed);
         }
-        let overhead = if content.len() < SHORT { MESSAGE_OVERHEAD - 1 } else { MESSAGE_OVERHEAD };
+        let overhead = if content.len() < SHORT { MLS_OVERHEAD - 1 } else { MLS_OVERHEAD };
         let mut sealed = self.headed(MESSAGE, self.sent, overhead);
         self.sent += 1;
         sealed.extend_from_slice(content);
@@ -218,8 +212,8 @@ impl EndToEnd for Model {
             return Err(Unopened::Early);
         }
         let (epoch, number) = self.read_head(sealed, MESSAGE)?;
-        let short = sealed.len() < SHORT + MESSAGE_OVERHEAD - 1;
-        let overhead = if short { MESSAGE_OVERHEAD - 1 } else { MESSAGE_OVERHEAD };
+        let short = sealed.len() < SHORT + MLS_OVERHEAD - 1;
+        let overhead = if short { MLS_OVERHEAD - 1 } else { MLS_OVERHEAD };
         let content = sealed.get(overhead..).ok_or(Unopened::Refused)?;
         let received = self.received.entry(epoch).or_default();
         if number >= received.next {
@@ -241,7 +235,7 @@ impl EndToEnd for Model {
         if self.founded.is_none() {
             return Err(Failed);
         }
-        let commit = self.headed(COMMIT, 0, COMMIT_LEN);
+        let commit = self.headed(COMMIT, 0, MLS_COMMIT_LEN);
         self.next_epoch(&commit);
         Ok(commit)
     }
@@ -254,7 +248,7 @@ impl EndToEnd for Model {
         if epoch < self.epoch {
             return Err(Unopened::Again);
         }
-        if commit.len() != COMMIT_LEN {
+        if commit.len() != MLS_COMMIT_LEN {
             return Err(Unopened::Refused);
         }
         self.next_epoch(commit);

@@ -1,7 +1,10 @@
 //! Sizes: those that the specification states, and that the model has the same.
 
 use posta_protocol::end_to_end::{InnerKind, MAX_CONTENT_LEN};
-use posta_protocol::params::{BOX_CONTENT_LEN, INNER_OVERHEAD, MAX_KEY_PACKAGE_LEN};
+use posta_protocol::params::{
+    BOX_CONTENT_LEN, INNER_OVERHEAD, MAX_KEY_PACKAGE_LEN, MLS_COMMIT_LEN, MLS_KEY_PACKAGE_LEN, MLS_OVERHEAD,
+    MLS_WELCOME_LEN,
+};
 
 use super::*;
 
@@ -28,8 +31,8 @@ fn mls_has_the_sizes_that_the_chapter_states_and_the_model_has_them_too() {
     let (mls, overhead) = measure(Scheme::Mls, &contents);
     println!("{mls:?} {overhead:?}");
     assert_eq!(measure(Scheme::Model, &contents), (mls.clone(), overhead.clone()));
-    assert_eq!(mls, [2_638, 5_415, 3_938]);
-    assert_eq!(overhead, [145, 146, 146, 146, 146]);
+    assert_eq!(mls, [MLS_KEY_PACKAGE_LEN, MLS_WELCOME_LEN, MLS_COMMIT_LEN]);
+    assert_eq!(overhead, [MLS_OVERHEAD - 1, MLS_OVERHEAD, MLS_OVERHEAD, MLS_OVERHEAD, MLS_OVERHEAD]);
     assert!(mls[0] <= MAX_KEY_PACKAGE_LEN);
     assert!(overhead.iter().all(|n| *n + 13 <= INNER_OVERHEAD));
     // The largest message fits a box; a turn or a welcome fits one beside a receipt or eight queues.
