@@ -71,7 +71,7 @@ licences: ## licences, banned crates and sources, without the network
 
 soak: setup ## what time tells of refused packets, then seeded kills for hours; ends at the first loss
 	cargo test $(FLAGS) --test attacks -- --ignored --nocapture --test-threads=1
-	cargo test $(FLAGS) --test programs --test crash --test fuse -- --ignored --nocapture --test-threads=1 $(ARGS)
+	cargo test $(FLAGS) --test programs --test store --test crash --test fuse -- --ignored --nocapture --test-threads=1 $(ARGS)
 
 bench: setup ## measure; each line has its value, the floor or peer beside it, and the ratio
 	@.ci/build

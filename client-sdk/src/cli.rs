@@ -1,6 +1,9 @@
-//! The program `posta`: two people talk over a Posta network, from two terminals.
+//! The program `posta`: anonymous messages over a Posta network, from a terminal or a script.
 
+mod commands;
 mod driver;
+mod folder;
+mod show;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -15,8 +18,10 @@ use posta_link::fetch::{Network, NetworkError};
 use posta_link::logs::{self, LogLevel};
 use posta_protocol::params::DEFAULT_MESSAGE_TTL;
 
+use self::folder::Folder;
 use crate::client::{CallError, Client, ClientOptions, StartError};
 use crate::session::event::{ClientEvent, JoinFailure, Options, Profile, Warning};
+use crate::store::StoreError;
 
 /// How long the programs wait for a network that is just starting.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,7 +38,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Talk with one contact: prints an invitation, or follows one. Nothing is kept when the program ends.
+    /// Talk with one contact: prints an invitation, or follows one. Nothing is kept when the program ends, unless --state
+    /// says where.
     Talk {
         #[command(flatten)]
         common: Common,
@@ -41,12 +47,129 @@ enum Command {
         /// machine can see those.
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
         join: Option<PathBuf>,
+        /// Keep the state in this new folder, sealed by the passphrase of --passphrase-file.
+        #[arg(long, value_name = "FOLDER", requires = "passphrase_file")]
+        state: Option<PathBuf>,
+        /// Read the passphrase of --state from this file, first line.
+        #[arg(long, value_name = "FILE", requires = "state")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make the state of a client, sealed by a passphrase.
+    Init {
+        #[command(flatten)]
+        folder: Folder,
+        /// The authorities of the network; a copy is kept beside the state.
+        #[arg(long, value_name = "FILE")]
+        network: PathBuf,
+    },
+    /// Make an invitation: a link that connects one person, once.
+    Invite {
+        #[command(flatten)]
+        folder: Folder,
+        /// What to call the contact; nobody else learns it.
+        name: Option<String>,
+    },
+    /// Follow an invitation, read from standard input or a file. Never an argument, for others of this machine can see
+    /// those.
+    Join {
+        #[command(flatten)]
+        folder: Folder,
+        /// What to call the contact; nobody else learns it.
+        name: Option<String>,
+        /// Read the link from this file.
+        #[arg(long, value_name = "FILE")]
+        link: Option<PathBuf>,
+    },
+    /// Show the contacts, and how many messages are under way. Needs no network.
+    #[command(alias = "status")]
+    Contacts {
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// Send a message, read from standard input.
+    Send {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+        /// How far to wait.
+        #[arg(long, value_name = "STATE", value_enum, default_value = "stored")]
+        until: commands::Until,
+    },
+    /// Print what comes, from everyone; each message once.
+    Receive {
+        #[command(flatten)]
+        folder: Folder,
+        /// End after so many seconds.
+        #[arg(long, value_name = "SECONDS")]
+        seconds: Option<u64>,
+        /// End after so many messages.
+        #[arg(long, value_name = "NUMBER")]
+        count: Option<u64>,
+    },
+    /// Talk with one contact: each line is a message.
+    Chat {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+    },
+    /// Give a contact another name. Needs no network.
+    Rename {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+        /// Its new name.
+        name: String,
+    },
+    /// Let go of a contact: all that is kept of it is destroyed. Needs no network.
+    Forget {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+    },
+    /// Change the passphrase. Needs no network.
+    Passphrase {
+        #[command(flatten)]
+        folder: Folder,
+        /// Read the new one from this file, first line.
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+    /// Destroy the state at once, without its passphrase.
+    Wipe {
+        #[command(flatten)]
+        folder: Folder,
+        /// Really.
+        #[arg(long)]
+        yes: bool,
     },
     /// Check the network: fetch and verify its list of relays, send an echo through a whole path.
     Ping {
         #[command(flatten)]
         common: Common,
     },
+}
+
+impl Command {
+    const fn log(&self) -> LogLevel {
+        match self {
+            Self::Talk { common, .. } | Self::Ping { common } => common.log,
+            Self::Init { folder, .. }
+            | Self::Invite { folder, .. }
+            | Self::Join { folder, .. }
+            | Self::Contacts { folder }
+            | Self::Send { folder, .. }
+            | Self::Receive { folder, .. }
+            | Self::Chat { folder, .. }
+            | Self::Rename { folder, .. }
+            | Self::Forget { folder, .. }
+            | Self::Passphrase { folder, .. }
+            | Self::Wipe { folder, .. } => folder.log,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -87,7 +210,26 @@ impl From<NetworkError> for Ending {
 
 impl From<StartError> for Ending {
     fn from(e: StartError) -> Self {
-        Self::new(exit::NETWORK, e)
+        match e {
+            StartError::Store(e) => e.into(),
+            StartError::Network(e) => e.into(),
+            StartError::Records(_) => Self::new(exit::DISK, e),
+            e => Self::new(exit::NETWORK, e),
+        }
+    }
+}
+
+impl From<StoreError> for Ending {
+    fn from(e: StoreError) -> Self {
+        let code = match e {
+            StoreError::Io(_) | StoreError::Damaged(_) => exit::DISK,
+            StoreError::Missing(_)
+            | StoreError::Exists(_)
+            | StoreError::Locked { .. }
+            | StoreError::WrongPassphrase => exit::USAGE,
+            _ => exit::FAILURE,
+        };
+        Self::new(code, e)
     }
 }
 
@@ -117,16 +259,28 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if e.use_stderr() { exit::USAGE } else { exit::OK });
         }
     };
-    let (Command::Talk { common, .. } | Command::Ping { common }) = &arguments.command;
-    logs::init(common.log, "posta");
+    logs::init(arguments.command.log(), "posta");
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() else {
         eprintln!("posta: this machine gives out no more threads: end other programs, and try again");
         return ExitCode::from(exit::FAILURE);
     };
     let ended = runtime.block_on(async {
         match arguments.command {
-            Command::Talk { common, join } => driver::talk(&common, join).await,
+            Command::Talk { common, join, state, passphrase_file } => {
+                driver::talk(&common, join, state.zip(passphrase_file)).await
+            }
             Command::Ping { common } => ping(&common).await,
+            Command::Init { folder, network } => commands::init(&folder, &network),
+            Command::Invite { folder, name } => commands::invite(&folder, name.as_deref()).await,
+            Command::Join { folder, name, link } => commands::join(&folder, name.as_deref(), link.as_deref()).await,
+            Command::Contacts { folder } => commands::contacts(&folder),
+            Command::Send { folder, contact, until } => commands::send(&folder, &contact, until).await,
+            Command::Receive { folder, seconds, count } => driver::chat::receive(&folder, seconds, count).await,
+            Command::Chat { folder, contact } => driver::chat::chat(&folder, &contact).await,
+            Command::Rename { folder, contact, name } => commands::rename(&folder, &contact, &name),
+            Command::Forget { folder, contact } => commands::forget(&folder, &contact),
+            Command::Passphrase { folder, new_passphrase_file } => commands::passphrase(&folder, new_passphrase_file),
+            Command::Wipe { folder, yes } => commands::wipe(&folder, yes),
         }
     });
     // A read from the terminal can't be taken back; nobody waits for it.
@@ -140,7 +294,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn start(common: &Common) -> Result<Client, Ending> {
+/// Starts a client: in memory, or with a new state in a folder under the passphrase of a file.
+async fn start(common: &Common, state: Option<(PathBuf, PathBuf)>) -> Result<Client, Ending> {
+    if let Some((folder, passphrase)) = state {
+        let passphrase = folder::passphrase_of(&passphrase, &passphrase.display().to_string(), true)?;
+        let client = Client::builder(folder).network(Network::load(&common.network)?).local(common.local);
+        return Ok(client.patience(PATIENCE).create(passphrase.as_bytes()).await?);
+    }
     let options = ClientOptions {
         network: Network::load(&common.network)?,
         local: common.local,
@@ -150,12 +310,12 @@ async fn start(common: &Common) -> Result<Client, Ending> {
     Ok(Client::start(options).await?)
 }
 
-/// Waits until an entry answers.
+/// Waits until an entry answers. Commits nothing.
 async fn ready(client: &Client) -> Result<(), Ending> {
     loop {
-        match client.next_event().await {
-            Some(ClientEvent::Ready) => return Ok(()),
-            Some(ClientEvent::Warning(Warning::Offline)) => {
+        match client.next_uncommitted().await {
+            Some((_, ClientEvent::Ready)) => return Ok(()),
+            Some((_, ClientEvent::Warning(Warning::Offline))) => {
                 let sentence = "no relay can be reached: check that this network lets UDP through, and try again";
                 return Err(Ending::new(exit::NETWORK, sentence));
             }
@@ -166,7 +326,7 @@ async fn ready(client: &Client) -> Result<(), Ending> {
 }
 
 async fn ping(common: &Common) -> Result<(), Ending> {
-    let client = start(common).await?;
+    let client = start(common, None).await?;
     ready(&client).await?;
     client.ping().await?;
     let pong = async {

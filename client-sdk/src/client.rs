@@ -1,23 +1,32 @@
 //! The client as a library: an async handle on a session that runs in the background.
 
+mod builder;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use posta_link::fetch::NetworkError;
 use posta_link::fetch::{FetchError, Network, fetch_consensus};
 use posta_link::{Audience, Endpoint, LinkError};
-use posta_protocol::error::Untrusted;
+use posta_protocol::error::{Malformed, Untrusted};
 use posta_protocol::invitation::{BadLink, Link};
 use posta_protocol::now::Wall;
 use rand::rngs::StdRng;
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
+use zeroize::Zeroizing;
 
+pub use self::builder::{ClientBuilder, NETWORK_FILE};
+use crate::driver::keeper::Keeper;
 use crate::driver::{CALL_QUEUE, Call, Clock, Documents, Driver, EVENT_QUEUE, Sockets};
 use crate::end_to_end::VerificationCode;
 use crate::session::Session;
-use crate::session::event::{ClientEvent, ContactId, JoinError, MessageId, NotAdmitted, Options, SendError};
+use crate::session::event::{
+    ClientEvent, ContactId, ContactInfo, EventCursor, JoinError, MessageId, NotAdmitted, Options, SendError,
+};
+use crate::store::{Records, Store, StoreError};
 
 /// Wait between two attempts to get the first documents.
 const START_RETRY: Duration = Duration::from_millis(300);
@@ -56,6 +65,15 @@ pub enum StartError {
     /// The network has too few relays for paths.
     #[error("{0}")]
     TooSmall(FetchError),
+    /// The state can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the store holds isn't what a client of this version has written.
+    #[error("the client's state can't be understood ({0}): it was written by another version; update this program")]
+    Records(Malformed),
+    /// The folder's network file can't be used.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// No authority gave out a list of relays.
     #[error("no list of relays: {0}")]
     Fetch(FetchError),
@@ -80,6 +98,9 @@ pub enum CallError {
     /// Two relays are needed for the queues that the contact is to write to, and fewer make them.
     #[error("no invitation can be made, for too few relays make queues for everyone: {0}")]
     NotAdmitted(NotAdmitted),
+    /// The state was not written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The client has stopped.
     #[error("the client has stopped")]
     Stopped,
@@ -100,11 +121,20 @@ impl fmt::Debug for Invited {
     }
 }
 
-/// A running client. It stops when it is dropped; what it held is then gone, for this version keeps nothing on disk.
+/// A running client. It stops when it is dropped. One from [`Client::builder`] keeps all its state on disk, and may end at
+/// any moment, by SIGKILL too; one from [`Client::start`] keeps nothing.
+///
+/// # Events, each exactly once
+/// Messages, connections, invitations and final states are *kept*: they are handed out again after a start until they are
+/// committed. [`Self::next_event`] commits an event when the next one is asked for. An application that must not deal
+/// with one twice, whatever happens, takes [`Self::next_uncommitted`], keeps the cursor in the same transaction as what
+/// it has done, and leaves out what is not beyond it after a start; [`Self::commit`] then lets the client forget.
 #[derive(Debug)]
 pub struct Client {
     calls: mpsc::Sender<Call>,
-    events: Mutex<mpsc::Receiver<ClientEvent>>,
+    events: Mutex<mpsc::Receiver<(EventCursor, ClientEvent)>>,
+    /// What [`Self::next_event`] has handed out last.
+    handed: Mutex<Option<EventCursor>>,
 }
 
 impl Client {
@@ -113,6 +143,10 @@ impl Client {
     /// # Errors
     /// [`StartError`], each one sentence that says what to do.
     pub async fn start(options: ClientOptions) -> Result<Self, StartError> {
+        Self::run(options, None).await
+    }
+
+    async fn run(options: ClientOptions, stored: Option<(Store, Records)>) -> Result<Self, StartError> {
         let clock = Clock::new();
         let sockets = Sockets {
             directory: Endpoint::dialer(options.local, Audience::Directory, None)?,
@@ -121,11 +155,19 @@ impl Client {
             network: options.network,
         };
         let documents = first_documents(&sockets, clock, options.patience).await?;
-        let session = Session::new(options.session, Box::new(rand::make_rng::<StdRng>()));
+        let rng = Box::new(rand::make_rng::<StdRng>());
+        let (session, keeper) = match stored {
+            None => (Session::new(options.session, rng), None),
+            Some((store, records)) => {
+                let session = Session::restore(options.session, rng, clock.now(), &records);
+                let keeper = Keeper::start(store).map_err(StoreError::Io)?;
+                (session.map_err(StartError::Records)?, Some(keeper))
+            }
+        };
         let (calls, called) = mpsc::channel(CALL_QUEUE);
         let (emitted, events) = mpsc::channel(EVENT_QUEUE);
-        Driver::new(clock, session, sockets, documents, called, emitted).spawn();
-        Ok(Self { calls, events: Mutex::new(events) })
+        Driver::new(clock, session, sockets, documents, called, emitted, keeper).spawn();
+        Ok(Self { calls, events: Mutex::new(events), handed: Mutex::new(None) })
     }
 
     async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, CallError> {
@@ -177,10 +219,83 @@ impl Client {
         self.call(Call::Ping).await
     }
 
-    /// The next event; `None` once the client has stopped. Safe to cancel. While nobody calls it, no more messages are
-    /// asked for, and none is lost.
+    /// All contacts, in the order of their making.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn contacts(&self) -> Result<Vec<ContactInfo>, CallError> {
+        self.call(Call::Contacts).await
+    }
+
+    /// Gives a contact a name for its user's eyes, at most 64 bytes. `false` if there is no such contact.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn rename(&self, contact: ContactId, name: &str) -> Result<bool, CallError> {
+        self.call(|reply| Call::Rename(contact, name.to_owned(), reply)).await
+    }
+
+    /// Lets go of a contact: all that is kept of it is deleted, and unreadable when this returns, for one who has the
+    /// disk and the passphrase too. `false` if there is no such contact.
+    ///
+    /// # Errors
+    /// [`CallError::Store`] or [`CallError::Stopped`].
+    pub async fn remove(&self, contact: ContactId) -> Result<bool, CallError> {
+        let found = self.call(|reply| Call::Remove(contact, reply)).await?;
+        self.purge().await?;
+        Ok(found)
+    }
+
+    /// Makes everything that was deleted or replaced unreadable now, rather than within
+    /// [`PURGE_AFTER`](crate::store::PURGE_AFTER).
+    ///
+    /// # Errors
+    /// [`CallError::Store`] or [`CallError::Stopped`].
+    pub async fn purge(&self) -> Result<(), CallError> {
+        Ok(self.call(Call::Purge).await??)
+    }
+
+    /// Changes the passphrase; the old one opens nothing any more when this returns.
+    ///
+    /// # Errors
+    /// [`CallError::Store`] or [`CallError::Stopped`].
+    pub async fn change_passphrase(&self, new: &[u8]) -> Result<(), CallError> {
+        let new = Zeroizing::new(new.to_vec());
+        Ok(self.call(|reply| Call::Passphrase(new, reply)).await??)
+    }
+
+    /// The next event; `None` once the client has stopped. Asking for it commits the one before. Safe to cancel. While
+    /// nobody calls it, no more messages are asked for, and none is lost.
     pub async fn next_event(&self) -> Option<ClientEvent> {
+        let handed = *self.handed.lock().await;
+        if let Some(cursor) = handed {
+            // One that has stopped says so below.
+            let _ = self.commit(cursor).await;
+        }
+        let (cursor, event) = self.next_uncommitted().await?;
+        *self.handed.lock().await = Some(cursor);
+        Some(event)
+    }
+
+    /// The next event and its place; `None` once the client has stopped. Safe to cancel. It is handed out again after a
+    /// start unless it, or a later one, is committed.
+    pub async fn next_uncommitted(&self) -> Option<(EventCursor, ClientEvent)> {
         self.events.lock().await.recv().await
+    }
+
+    /// Everything up to this event is dealt with. It is on disk a moment later, and at the latest after [`Self::close`].
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn commit(&self, up_to: EventCursor) -> Result<(), CallError> {
+        self.calls.send(Call::Commit(up_to)).await.map_err(|_| CallError::Stopped)
+    }
+
+    /// Ends the client: all is on disk, what was deleted is unreadable, and the folder free, when this returns. Without
+    /// it nothing is lost either; deleted records are then unreadable after the next start.
+    pub async fn close(self) {
+        // One that has stopped has nothing left to do.
+        let _ = self.call(Call::Close).await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! Runs a session against a real network: the only place of this crate that reads clocks, spawns and touches sockets.
 
+pub(crate) mod keeper;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,12 +20,17 @@ use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
+use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
+use crate::driver::keeper::{Keeper, Order};
 use crate::end_to_end::VerificationCode;
 use crate::session::Session;
-use crate::session::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, SendError, Warning};
+use crate::session::event::{
+    Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, JoinError, MessageId, SendError, Warning,
+};
+use crate::store::StoreError;
 
 /// Calls of the application that wait; more make the caller wait.
 pub(crate) const CALL_QUEUE: usize = 64;
@@ -34,6 +41,10 @@ pub const EVENT_QUEUE: usize = 256;
 const INPUT_QUEUE: usize = 256;
 /// Packets that wait for one link: the session's window and some reply blocks; beyond, they are lost and sent again.
 const LINK_QUEUE: usize = 128;
+/// Writes that are under way; more steps wait.
+const MAX_WRITES: u64 = 64;
+/// The monotonic clock starts here, so that times of an earlier run can be told: 30 days.
+const CLOCK_START: Duration = Duration::from_secs(30 * 24 * 3600);
 /// First wait after a fetch of the network's documents failed, doubled each time.
 const FETCH_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait after a failed fetch.
@@ -51,14 +62,14 @@ impl Clock {
     }
 
     pub(crate) fn now(self) -> Now {
-        let mono = Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let mono = Mono(0) + (CLOCK_START + self.start.elapsed());
         #[expect(clippy::disallowed_methods, reason = "the driver is where clocks are read")]
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono, wall: Wall(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
     }
 
     fn instant(self, at: Mono) -> Instant {
-        self.start + Duration::from_micros(at.0)
+        self.start + Duration::from_micros(at.0).saturating_sub(CLOCK_START)
     }
 }
 
@@ -69,7 +80,27 @@ pub(crate) enum Call {
     Send(ContactId, Vec<u8>, oneshot::Sender<Result<MessageId, SendError>>),
     Ping(oneshot::Sender<bool>),
     Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
+    Commit(EventCursor),
+    Contacts(oneshot::Sender<Vec<ContactInfo>>),
+    Rename(ContactId, String, oneshot::Sender<bool>),
+    Remove(ContactId, oneshot::Sender<bool>),
+    /// Overwrites the keys of all that was deleted.
+    Purge(oneshot::Sender<Result<(), StoreError>>),
+    Passphrase(Zeroizing<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
+    /// Writes what is left, and ends.
+    Close(oneshot::Sender<()>),
 }
+
+/// What waits for a write, in order.
+enum Deferred {
+    /// The write with this number.
+    Write(u64),
+    Action(Action),
+    Reply(Reply),
+}
+
+/// An answer to the application, that says what is on disk by then. The caller may have gone.
+type Reply = Box<dyn FnOnce() + Send>;
 
 /// Verified documents.
 pub(crate) type Documents = (Consensus, Vec<MixKeys>);
@@ -116,9 +147,16 @@ pub(crate) struct Driver {
     session: Session,
     sockets: Arc<Sockets>,
     calls: mpsc::Receiver<Call>,
-    events: mpsc::Sender<ClientEvent>,
+    events: mpsc::Sender<(EventCursor, ClientEvent)>,
     /// Events for which there was no room. Bounded by what was under way when the application stopped reading.
-    overflow: VecDeque<ClientEvent>,
+    overflow: VecDeque<(EventCursor, ClientEvent)>,
+    /// The thread that writes; none for a client that keeps nothing.
+    keeper: Option<Keeper>,
+    /// The writes that were ordered and done.
+    ordered: u64,
+    written: u64,
+    deferred: VecDeque<Deferred>,
+    failed: bool,
     inputs: mpsc::Receiver<Input>,
     input: mpsc::Sender<Input>,
     links: BTreeMap<RelayId, LinkTask>,
@@ -139,7 +177,8 @@ impl Driver {
         sockets: Sockets,
         documents: Documents,
         calls: mpsc::Receiver<Call>,
-        events: mpsc::Sender<ClientEvent>,
+        events: mpsc::Sender<(EventCursor, ClientEvent)>,
+        keeper: Option<Keeper>,
     ) -> Self {
         let (input, inputs) = mpsc::channel(INPUT_QUEUE);
         let (consensus, mix_keys) = documents;
@@ -150,6 +189,11 @@ impl Driver {
             calls,
             events,
             overflow: VecDeque::new(),
+            keeper,
+            ordered: 0,
+            written: 0,
+            deferred: VecDeque::new(),
+            failed: false,
             inputs,
             input,
             links: BTreeMap::new(),
@@ -175,15 +219,19 @@ impl Driver {
 
     async fn run(mut self) {
         let events = self.events.clone();
-        loop {
+        while !self.failed {
             let timer = self.session.poll_timeout().map(|at| self.clock.instant(at));
+            // A slow disk holds everything up: nothing may leave that isn't on it.
+            let free = self.ordered - self.written < MAX_WRITES;
             tokio::select! {
-                call = self.calls.recv() => match call {
+                call = self.calls.recv(), if free => match call {
+                    Some(Call::Close(reply)) => return self.close(reply).await,
                     Some(call) => self.call(call),
                     None => return,
                 },
-                Some(input) = self.inputs.recv() => self.take(input),
-                () = sleep_until(timer.unwrap_or(self.fetch_at)), if timer.is_some() => self.handle(Event::Tick),
+                written = keeper::written(self.keeper.as_mut()) => self.wrote(written),
+                Some(input) = self.inputs.recv(), if free => self.take(input),
+                () = sleep_until(timer.unwrap_or(self.fetch_at)), if timer.is_some() && free => self.handle(Event::Tick),
                 () = sleep_until(self.fetch_at), if !self.fetching => self.fetch(),
                 Ok(permit) = events.reserve(), if !self.overflow.is_empty() => {
                     if let Some(event) = self.overflow.pop_front() {
@@ -212,28 +260,128 @@ impl Driver {
                 }
                 None => drop(reply.send(Err(CallError::TooManyContacts))),
             },
-            Call::Join(link, reply) => drop(reply.send(self.session.join(now, link))),
-            Call::Send(contact, body, reply) => drop(reply.send(self.session.send(now, contact, body))),
-            Call::Ping(reply) => drop(reply.send(self.session.ping(now))),
+            Call::Join(link, reply) => {
+                let joined = self.session.join(now, link);
+                return self.reply(reply, joined);
+            }
+            Call::Send(contact, body, reply) => {
+                let sent = self.session.send(now, contact, body);
+                return self.reply(reply, sent);
+            }
+            Call::Ping(reply) => {
+                let pinged = self.session.ping(now);
+                return self.reply(reply, pinged);
+            }
+            Call::Commit(cursor) => self.session.commit(now, cursor),
+            Call::Contacts(reply) => drop(reply.send(self.session.contacts())),
+            Call::Rename(contact, name, reply) => {
+                let found = self.session.rename(now, contact, &name);
+                return self.reply(reply, found);
+            }
+            Call::Remove(contact, reply) => {
+                let found = self.session.remove(now, contact);
+                self.invitations.remove(&contact);
+                return self.reply(reply, found);
+            }
+            Call::Purge(reply) => self.order(Order::Purge(reply)),
+            Call::Passphrase(new, reply) => self.order(Order::Passphrase(new, reply)),
+            // Taken by the loop.
+            Call::Close(reply) => drop(reply),
             Call::Code(contact, reply) => drop(reply.send(self.session.verification_code(contact))),
         }
         self.act();
     }
 
-    fn act(&mut self) {
-        while let Some(action) = self.session.poll() {
-            match action {
-                Action::Connect { entry } => self.connect(entry),
-                Action::Disconnect { entry } => drop(self.links.remove(&entry)),
-                Action::Attach { entry, secret } => self.put(entry, Outgoing::Attach(secret)),
-                Action::Send { entry, packet } => self.put(entry, Outgoing::Packet(packet)),
-                Action::Emit(event) => self.emit(event),
-                Action::FetchNetwork => self.fetch(),
+    /// Answers once what was asked for is on disk.
+    fn reply<T: Send + 'static>(&mut self, to: oneshot::Sender<T>, what: T) {
+        self.act();
+        self.later(Deferred::Reply(Box::new(move || drop(to.send(what)))));
+    }
+
+    /// Asks the thread that writes; a client that keeps nothing has nothing to do.
+    fn order(&self, order: Order) {
+        match (&self.keeper, order) {
+            (Some(keeper), order) => keeper.order(order),
+            (None, Order::Purge(reply) | Order::Passphrase(_, reply)) => drop(reply.send(Ok(()))),
+            (None, _) => {}
+        }
+    }
+
+    /// All changes are on disk, and what was deleted is gone from it, before the caller hears of it.
+    async fn close(mut self, reply: oneshot::Sender<()>) {
+        self.links.clear();
+        if let Some(keeper) = self.keeper.take() {
+            keeper.close().await;
+        }
+        let _ = reply.send(());
+    }
+
+    /// A write is done, and what waited for it may happen.
+    fn wrote(&mut self, written: Result<u64, StoreError>) {
+        match written {
+            Ok(number) => {
+                self.written = number;
+                while let Some(next) = self.deferred.pop_front() {
+                    match next {
+                        Deferred::Write(n) if n > number => {
+                            self.deferred.push_front(next);
+                            break;
+                        }
+                        Deferred::Write(_) => {}
+                        Deferred::Action(action) => self.perform(action),
+                        Deferred::Reply(reply) => reply(),
+                    }
+                }
+                // An event may have filled the application's queue.
+                self.act();
+            }
+            Err(e) => {
+                error!("{e}");
+                self.failed = true;
+                let _ = self.events.try_send((EventCursor(0), ClientEvent::Warning(Warning::Disk)));
             }
         }
     }
 
-    fn emit(&mut self, event: ClientEvent) {
+    /// Does it now, or once the writes before it are done.
+    fn later(&mut self, what: Deferred) {
+        match what {
+            what if !self.deferred.is_empty() => self.deferred.push_back(what),
+            Deferred::Action(action) => self.perform(action),
+            Deferred::Reply(reply) => reply(),
+            Deferred::Write(_) => {}
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.session.poll() {
+            match action {
+                Action::Save(changes) => {
+                    if let Some(keeper) = &self.keeper {
+                        self.ordered += 1;
+                        keeper.order(Order::Write(self.ordered, changes));
+                        self.deferred.push_back(Deferred::Write(self.ordered));
+                    }
+                }
+                action => self.later(Deferred::Action(action)),
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Connect { entry } => self.connect(entry),
+            Action::Disconnect { entry } => drop(self.links.remove(&entry)),
+            Action::Attach { entry, secret } => self.put(entry, Outgoing::Attach(secret)),
+            Action::Send { entry, packet } => self.put(entry, Outgoing::Packet(packet)),
+            Action::Emit { cursor, event } => self.emit(cursor, event),
+            Action::FetchNetwork => self.fetch(),
+            // Ordered when it came.
+            Action::Save(_) => {}
+        }
+    }
+
+    fn emit(&mut self, cursor: EventCursor, event: ClientEvent) {
         let invited = match &event {
             ClientEvent::Invitation { contact, link } => {
                 Some((contact, Ok(Invited { contact: *contact, link: link.clone() })))
@@ -244,12 +392,15 @@ impl Driver {
         if let Some((contact, result)) = invited
             && let Some(reply) = self.invitations.remove(contact)
         {
-            let _ = reply.send(result);
+            // Who has gone meanwhile finds it among the events of the next start.
+            if reply.send(result).is_ok() {
+                self.session.settle(self.clock.now(), cursor);
+            }
             return;
         }
         if !self.overflow.is_empty() {
-            self.overflow.push_back(event);
-        } else if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            self.overflow.push_back((cursor, event));
+        } else if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send((cursor, event)) {
             self.overflow.push_back(event);
             self.session.handle(self.clock.now(), Event::Reading(false));
         }
@@ -319,6 +470,11 @@ impl Driver {
         });
     }
 
+    /// A warning of the driver's own. Committing it commits nothing.
+    fn warn(&mut self, warning: Warning) {
+        self.emit(EventCursor(0), ClientEvent::Warning(warning));
+    }
+
     fn fetched(&mut self, result: Result<Documents, FetchError>) {
         self.fetching = false;
         match result {
@@ -326,7 +482,7 @@ impl Driver {
                 let (held, known) = (&self.consensus, self.sockets.network.authorities());
                 if verify_succession(&consensus, held, known) == Ok(Succession::Break) {
                     let (held, new) = (held.epoch().0, consensus.epoch().0);
-                    self.emit(ClientEvent::Warning(Warning::ChainBroken { held, new }));
+                    self.warn(Warning::ChainBroken { held, new });
                 }
                 self.refused = None;
                 self.consensus = Arc::new(consensus);
@@ -336,7 +492,7 @@ impl Driver {
                 if let FetchError::TooSmall(wrong) | FetchError::Rules(wrong) = e
                     && self.refused.replace(wrong) != Some(wrong)
                 {
-                    self.emit(ClientEvent::Warning(Warning::Refused(wrong)));
+                    self.warn(Warning::Refused(wrong));
                 }
                 if !matches!(e, FetchError::NothingNewer) {
                     warn!("the list of relays was not renewed: {e}");

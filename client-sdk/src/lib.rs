@@ -1,9 +1,9 @@
 //! The Posta client SDK, and the command-line messenger.
 //!
 //! ```no_run
-//! use posta_client::{Client, ClientEvent, ClientOptions};
-//! # async fn example(options: ClientOptions) -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::start(options).await?;
+//! use posta_client::{Client, ClientEvent};
+//! # async fn example(dir: &str, passphrase: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder(dir).open(passphrase).await?;
 //! println!("{}", client.invite().await?.link);
 //! while let Some(event) = client.next_event().await {
 //!     match event {
@@ -21,20 +21,21 @@
 //! | [`session`] | the protocol's client side as a state machine: no clock, no sockets, no randomness of its own |
 //! | `driver` | runs a session: clocks, links, documents of the network |
 //! | [`client`] | the async handle that applications hold |
+//! | [`store`] | a client's state on disk, encrypted |
 //! | [`cli`] | the program `posta` |
 //!
 //! What holds in this version:
-//! - A message is emitted at the other end exactly once and in order, for as long as both clients run and one of the two
-//!   relays of the direction is there. `Stored { k, n }` says what relays report; `Delivered` says that the other
-//!   client has emitted the message to its application.
+//! - A message is emitted at the other end exactly once and in order, for as long as one of the two relays of the
+//!   direction is there. Either client may be killed at any moment: one that was opened in a folder goes on where it was.
+//!   `Stored { k, n }` says what relays report; `Delivered` says that the other client has the message on its disk.
 //! - No relay sees both ends. Profile `fast` has neither delays nor cover: one who watches both ends' lines can
 //!   correlate them.
 //! - Each message is sealed under a key of its own, by MLS with a post-quantum suite: who takes a client can't read
 //!   what was delivered before, nor, after a round trip, what comes later. Who only knows the invitation can read nothing.
 //!
 //! What does not hold yet:
-//! - **Nothing is kept on disk.** When a client ends, its contacts and undelivered messages are gone; the encrypted store
-//!   comes with the client's own issue. Entries are sampled anew at each start, which protects less than sticky guards.
+//! - A folder that is put back from an older copy repeats sequence numbers and keys: never restore one; an export without
+//!   that danger comes with the client's own issue.
 //! - Lost queues are reported and not replaced.
 
 pub mod cli;
@@ -42,11 +43,12 @@ pub mod client;
 mod driver;
 pub mod end_to_end;
 pub mod session;
+pub mod store;
 
-pub use client::{CallError, Client, ClientOptions, Invited, StartError};
+pub use client::{CallError, Client, ClientBuilder, ClientOptions, Invited, StartError};
 pub use driver::EVENT_QUEUE;
 pub use end_to_end::{Scheme, VerificationCode};
 pub use session::event::{
-    Asked, ClientEvent, ContactId, Failure, JoinError, JoinFailure, MessageId, MessageState, NotAdmitted, Options,
-    Profile, SendError, Warning,
+    Asked, ClientEvent, ContactId, ContactInfo, ContactState, EventCursor, Failure, JoinError, JoinFailure, MessageId,
+    MessageState, NotAdmitted, Options, Profile, SendError, Warning,
 };

@@ -10,15 +10,19 @@
 //! | `request` | commands, retried until answered |
 //! | `contact` | invitations |
 //! | `incoming`, `outgoing` | the queues of a contact in each direction |
+//! | `manage` | names, and letting go of a contact |
+//! | `saved` | which records all that is kept in |
 
 mod contact;
 mod core;
 mod entry;
 pub mod event;
 mod incoming;
+mod manage;
 mod outgoing;
 mod path;
 mod request;
+mod saved;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -29,7 +33,6 @@ use posta_protocol::command::Command;
 use posta_protocol::ids::KeyEpoch;
 use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now};
-use zeroize::Zeroizing;
 
 use self::contact::Contact;
 pub use self::contact::{INVITATION_HOURS, JOIN_PATIENCE};
@@ -44,10 +47,10 @@ pub use self::outgoing::{OUTBOX, SEND_WINDOW};
 use self::path::Health;
 pub use self::request::{MAX_IN_FLIGHT, MAX_REPLY_ROWS};
 use self::request::{Outcome, Purpose, Requests};
+pub use self::saved::MAX_UNCOMMITTED;
+use self::saved::Saved;
 use self::view::View;
-#[cfg(doc)]
-use crate::end_to_end::Conversation;
-use crate::end_to_end::VerificationCode;
+use crate::end_to_end::{Conversation, VerificationCode};
 
 /// Contacts of one session, at most.
 pub const MAX_CONTACTS: usize = 64;
@@ -73,6 +76,8 @@ pub struct Session {
     /// What the application was told last: whether an entry can be used.
     told_ready: Option<bool>,
     timer: Option<Mono>,
+    /// Whether what was under way before a start waits to be taken up again.
+    resuming: bool,
 }
 
 impl fmt::Debug for Session {
@@ -94,9 +99,11 @@ impl Session {
                 health: Health::default(),
                 requests: Requests::default(),
                 actions: VecDeque::from([Action::FetchNetwork]),
+                app_reads: true,
                 reading: true,
                 closed: BTreeMap::new(),
                 hashes: 0,
+                saved: Saved::default(),
             },
             contacts: BTreeMap::new(),
             next_contact: 0,
@@ -106,11 +113,13 @@ impl Session {
             down_since: None,
             told_ready: None,
             timer: None,
+            resuming: false,
         }
     }
 
     /// Takes in what happened, and does what is due. Call it with [`Event::Tick`] at [`Self::poll_timeout`].
     pub fn handle(&mut self, now: Now, event: Event) {
+        let start = self.core.actions.len();
         match event {
             Event::Network { consensus, mix_keys } => {
                 self.core.view = Some(View::update(self.core.view.take(), consensus, mix_keys, now.wall));
@@ -123,11 +132,12 @@ impl Session {
                 let outcomes = self.core.delivered(now, delivery);
                 self.apply(now, outcomes);
             }
-            Event::Reading(reading) => self.core.reading = reading,
+            Event::Reading(reading) => self.core.app_reads = reading,
             Event::Tick => self.core.hashes = SLICE,
         }
         self.step(now);
         self.core.hashes = 0;
+        self.save(now, start);
     }
 
     /// The next thing to be done, if there is one.
@@ -145,9 +155,11 @@ impl Session {
     /// (or the operating system gives out no randomness).
     pub fn invite(&mut self, now: Now) -> Option<ContactId> {
         let conversation = self.core.conversation()?;
+        let start = self.core.actions.len();
         let id = self.new_contact()?;
         self.contacts.insert(id, Contact::invite(id, conversation));
         self.step(now);
+        self.save(now, start);
         Some(id)
     }
 
@@ -156,6 +168,7 @@ impl Session {
     /// # Errors
     /// [`JoinError`]; nothing was sent then.
     pub fn join(&mut self, now: Now, link: Link) -> Result<ContactId, JoinError> {
+        let start = self.core.actions.len();
         let view = self.core.view.as_ref().ok_or(JoinError::NotReady)?;
         let mut relays: Vec<_> = link.relays.iter().flat_map(|p| view.by_prefix(*p)).collect();
         relays.dedup();
@@ -167,6 +180,7 @@ impl Session {
         let contact = Contact::join(id, &mut self.core, now, conversation, (link, relays));
         self.contacts.insert(id, contact);
         self.step(now);
+        self.save(now, start);
         Ok(id)
     }
 
@@ -175,9 +189,11 @@ impl Session {
     /// # Errors
     /// [`SendError`]; the message was not taken then.
     pub fn send(&mut self, now: Now, contact: ContactId, body: Vec<u8>) -> Result<MessageId, SendError> {
+        let start = self.core.actions.len();
         let found = self.contacts.get_mut(&contact).ok_or(SendError::UnknownContact)?;
         let sent = found.send(&mut self.core, now, body);
         self.step(now);
+        self.save(now, start);
         sent
     }
 
@@ -187,20 +203,21 @@ impl Session {
         self.contacts.get(&contact)?.code()
     }
 
-    /// The state of a contact's conversation, if it has changed since this was last asked: [`Conversation::save`]. To be
-    /// kept before what the last step wants sent is sent.
-    pub fn changed_conversation(&mut self, contact: ContactId) -> Option<Zeroizing<Vec<u8>>> {
-        let conversation = self.contacts.get_mut(&contact)?.conversation();
-        conversation.take_changed().then(|| conversation.save())
+    /// A contact's conversation, to look at.
+    #[must_use]
+    pub fn conversation(&self, contact: ContactId) -> Option<&Conversation> {
+        Some(self.contacts.get(&contact)?.conversation())
     }
 
     /// Sends an echo through a whole path to an edge and back; [`ClientEvent::Pong`] brings the time. `false` if the
     /// network isn't known yet.
     pub fn ping(&mut self, now: Now) -> bool {
+        let start = self.core.actions.len();
         let entry: Vec<_> = self.core.entries.current().into_iter().collect();
         let Some(relay) = self.core.choose_edge(now, &entry) else { return false };
         self.core.request(now, relay, Command::Echo, Purpose::Ping(now.mono));
         self.step(now);
+        self.save(now, start);
         true
     }
 
@@ -226,6 +243,11 @@ impl Session {
     }
 
     fn step(&mut self, now: Now) {
+        if self.resuming && self.core.view.is_some() {
+            self.resuming = false;
+            self.contacts.values_mut().for_each(|c| c.resume(&mut self.core, now));
+        }
+        self.core.reading = self.core.app_reads && self.core.saved.has_room();
         self.follow_key_epoch(now);
         if let Some(epoch) = self.epoch {
             self.core.entries.step(now.mono, epoch, &mut self.core.actions, &mut self.core.rng);

@@ -124,6 +124,14 @@ contexts! {
         MODEL = "posta v1 client model",
         /// The key of QUIC's stateless resets, from the link key.
         STATELESS_RESET = "posta v1 stateless reset",
+        /// The check of a client store's header.
+        STORE_CHECK = "posta v1 client store check",
+        /// The key of the pages with record keys, from a client store's master key.
+        STORE_PAGES = "posta v1 client store pages",
+        /// The key by which a client store names its records, from the master key.
+        STORE_NAMES = "posta v1 client store names",
+        /// The key of one version of one record, from its slot and the master key.
+        STORE_RECORD = "posta v1 client store record",
     }
 }
 

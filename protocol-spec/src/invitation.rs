@@ -111,6 +111,20 @@ impl Offer {
         blob.bytes(&tag);
         Ok(blob.finish().into_boxed_slice())
     }
+
+    /// The data as the inviter's own store keeps them.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        self.encode()
+    }
+
+    /// Reads what [`Self::to_bytes`] gave.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is something else.
+    pub fn from_bytes(data: &[u8]) -> Result<Self, Malformed> {
+        Link::parse(data)
+    }
 }
 
 impl fmt::Debug for Offer {

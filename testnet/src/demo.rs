@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::layout::Size;
 use crate::ledger::{Ledger, Side, body};
-use crate::network::Network;
+use crate::network::{Network, Times};
 use crate::process::Said;
 use crate::report::{Percentiles, Report, Victim};
 
@@ -33,6 +33,8 @@ pub struct Plan {
     pub kills: Vec<Kill>,
     /// Seed of bodies and choices.
     pub seed: u64,
+    /// Whether the clients keep their state on disk.
+    pub durable: bool,
 }
 
 /// One kill.
@@ -72,7 +74,7 @@ impl Plan {
             Kill { at: Moment::Share(1.0 / 3.0), who: Target::Mix },
             Kill { at: Moment::Share(2.0 / 3.0), who: Target::QueueEdge },
         ];
-        Self { messages: 200, over: Duration::from_secs(10), kills, seed }
+        Self { messages: 200, over: Duration::from_secs(10), kills, seed, durable: false }
     }
 }
 
@@ -84,7 +86,7 @@ pub async fn run(size: Size, dir: &Path, plan: &Plan, quiet: bool) -> Result<Rep
     let started = Instant::now();
     let mut progress = Progress::new(quiet);
     progress.say("starting the network");
-    let mut network = Network::start(size, dir)?;
+    let mut network = Network::start(size, Times::DEMO, dir)?;
     let result = Demo {
         network: &mut network,
         plan,
@@ -149,7 +151,7 @@ impl Demo<'_> {
     async fn connect(&mut self) -> Result<()> {
         let deadline = self.started + CONNECT;
         self.progress.say("waiting for the directory's first consensus");
-        self.network.start_client(client_name(Side::Inviter), 0, &[])?;
+        self.start_client(Side::Inviter, 0, &[])?;
         let mut connected = 0;
         while connected < 2 {
             let kill = self.kills.iter().find_map(|k| match k.at {
@@ -171,7 +173,7 @@ impl Demo<'_> {
                     self.progress.say("connecting two clients by an invitation");
                     let link = line.get("link").and_then(Value::as_str).context("an invitation without a link")?;
                     let joiner = client_name(Side::Joiner);
-                    self.network.start_client(joiner, 1, &["--join"])?;
+                    self.start_client(Side::Joiner, 1, &["--join"])?;
                     self.network.say(joiner, &json!({ "join": link })).await?;
                 }
                 "connected" => connected += 1,
@@ -179,6 +181,19 @@ impl Demo<'_> {
             }
         }
         Ok(())
+    }
+
+    fn start_client(&mut self, side: Side, k: usize, more: &[&str]) -> Result<()> {
+        let name = client_name(side);
+        if !self.plan.durable {
+            return self.network.start_client(name, k, more);
+        }
+        let folder = self.network.layout().dir.join(name);
+        let passphrase = folder.with_extension("passphrase");
+        std::fs::write(&passphrase, "a passphrase for a demo\n").context("the passphrase can't be written")?;
+        let (folder, passphrase) = (folder.display().to_string(), passphrase.display().to_string());
+        let state = ["--state", &folder, "--passphrase-file", &passphrase];
+        self.network.start_client(name, k, &[more, &state].concat())
     }
 
     /// Sends both ways at an even pace, and kills when it is time.

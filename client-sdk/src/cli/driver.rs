@@ -1,5 +1,7 @@
 //! The loop of `posta talk`: lines in, lines out.
 
+pub(super) mod chat;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +38,11 @@ struct Talk {
 }
 
 /// Talks until the input ends and all of it is delivered, or until the program is interrupted.
-pub(super) async fn talk(common: &Common, join: Option<PathBuf>) -> Result<(), Ending> {
+pub(super) async fn talk(
+    common: &Common,
+    join: Option<PathBuf>,
+    state: Option<(PathBuf, PathBuf)>,
+) -> Result<(), Ending> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let link = match &join {
         Some(path) => Some(read_link(path, common.json, &mut lines).await?),
@@ -46,7 +52,7 @@ pub(super) async fn talk(common: &Common, join: Option<PathBuf>) -> Result<(), E
     if let Some(link) = &link {
         link.parse::<posta_protocol::invitation::Link>().map_err(CallError::from)?;
     }
-    let client = start(common).await?;
+    let client = start(common, state).await?;
     ready(&client).await?;
     let mut talk = Talk {
         client,

@@ -1,5 +1,7 @@
 //! A contact: an invitation given or followed, then a queue list in each direction.
 
+mod saved;
+
 use std::time::Duration;
 
 use posta_protocol::answer::Body;
@@ -11,14 +13,16 @@ use posta_protocol::now::{Mono, Now};
 pub use posta_protocol::params::INVITATION_HOURS;
 use posta_protocol::registry::answer as code;
 use posta_protocol::secret::Secret;
+use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
-use super::event::{ClientEvent, ContactId, JoinFailure, MessageId, NotAdmitted, SendError};
+use super::event::{ClientEvent, ContactId, ContactInfo, ContactState, JoinFailure, MessageId, NotAdmitted, SendError};
 use super::incoming::{Incoming, Said};
 use super::outgoing::{Outgoing, Progress};
 use super::request::{Purpose, RequestId, Task};
 use crate::end_to_end::{Conversation, VerificationCode};
 
+pub(crate) use self::saved::MAX_NAME;
 /// How long a client tries to reach either relay of a link.
 pub const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 /// Unanswered attempts to leave an invitation at a relay, after which it is left at another.
@@ -40,6 +44,8 @@ struct Inviting {
 
 struct Joining {
     link: Link,
+    /// The key that a one-time invitation is locked to: the same at both relays.
+    reader: Secret<32>,
     /// The relays that the link may mean, with what each refused it for.
     asked: Vec<(RelayId, Option<RequestId>, Option<JoinFailure>)>,
     opened: bool,
@@ -58,6 +64,8 @@ enum Stage {
 /// One contact.
 pub(crate) struct Contact {
     id: ContactId,
+    /// What the user calls it.
+    pub(crate) name: String,
     stage: Stage,
     conversation: Conversation,
     incoming: Incoming,
@@ -68,7 +76,11 @@ impl Contact {
     /// A contact that will follow an invitation of ours.
     pub(crate) fn invite(id: ContactId, conversation: Conversation) -> Self {
         let stage = Stage::Inviting(Inviting { offer: None, blobs: Vec::new(), emitted: false });
-        Self { id, stage, conversation, incoming: Incoming::new(id), outgoing: Outgoing::new(id) }
+        Self::new(id, stage, conversation, Incoming::new(id))
+    }
+
+    fn new(id: ContactId, stage: Stage, conversation: Conversation, incoming: Incoming) -> Self {
+        Self { id, name: String::new(), stage, conversation, incoming, outgoing: Outgoing::new(id) }
     }
 
     /// A contact whose invitation we follow; `relays` are those that its link may mean.
@@ -81,22 +93,30 @@ impl Contact {
     ) -> Self {
         // One key for both relays: a one-time invitation is then ours at both.
         let reader = Secret::random(&mut core.rng);
-        let mut asked = Vec::with_capacity(relays.len());
-        for (index, relay) in relays.into_iter().enumerate() {
-            let command = Command::BlobGet { get: link.capability(), reader: reader.duplicate() };
-            let request = core.request(now, relay, command, Purpose::Contact(id, Task::BlobGet(index)));
-            asked.push((relay, Some(request), None));
-        }
+        let asked = relays.into_iter().map(|relay| (relay, None, None)).collect();
         let until = now.mono + JOIN_PATIENCE;
+        let mut joining = Joining { link, reader, asked, opened: false, welcome: None, until };
+        joining.ask(core, now, id);
         let mut incoming = Incoming::new(id);
         // The inviter knows where to write from us; nothing of the kind comes from it.
         incoming.introduced = true;
-        let stage = Stage::Joining(Box::new(Joining { link, asked, opened: false, welcome: None, until }));
-        Self { id, stage, conversation, incoming, outgoing: Outgoing::new(id) }
+        Self::new(id, Stage::Joining(Box::new(joining)), conversation, incoming)
     }
 
     pub(crate) fn is_failed(&self) -> bool {
         matches!(self.stage, Stage::Failed)
+    }
+
+    pub(crate) fn info(&self) -> ContactInfo {
+        let state = match self.stage {
+            Stage::Inviting(_) => ContactState::Invited,
+            Stage::Joining(_) => ContactState::Joining,
+            Stage::Connected => ContactState::Connected,
+            Stage::Failed => ContactState::Failed,
+        };
+        let (sent, delivered) = self.outgoing.counts();
+        let (name, received) = (self.name.clone(), self.incoming.delivered);
+        ContactInfo { id: self.id, name, state, sent, delivered, received, code: self.code() }
     }
 
     pub(crate) fn send(&mut self, core: &mut Core, now: Now, body: Vec<u8>) -> Result<MessageId, SendError> {
@@ -111,8 +131,13 @@ impl Contact {
         self.conversation.code()
     }
 
-    pub(crate) const fn conversation(&mut self) -> &mut Conversation {
-        &mut self.conversation
+    pub(crate) const fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+
+    /// The conversation's state, if it has changed since this was last asked.
+    pub(crate) fn changed_conversation(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        self.conversation.take_changed().then(|| self.conversation.save())
     }
 
     /// Does what is due.

@@ -14,6 +14,7 @@ use super::entry::Entries;
 use super::event::{Action, Asked, ClientEvent, Options};
 use super::path::Health;
 use super::request::Requests;
+use super::saved::{Saved, encode_event, is_kept};
 use super::view::View;
 use crate::end_to_end::Conversation;
 
@@ -30,16 +31,23 @@ pub(crate) struct Core {
     pub(crate) requests: Requests,
     pub(crate) actions: VecDeque<Action>,
     /// Whether the application reads.
+    pub(crate) app_reads: bool,
+    /// Whether more messages are asked for: it reads, and commits what it has read.
     pub(crate) reading: bool,
     /// Relays that make no queues for us in this key epoch, and what they ask for; as many as the network has, at most.
     pub(crate) closed: BTreeMap<RelayId, Asked>,
     /// Hashes that this step may still spend on puzzles.
     pub(crate) hashes: u64,
+    /// What is on disk.
+    pub(crate) saved: Saved,
 }
 
 impl Core {
     pub(crate) fn emit(&mut self, event: ClientEvent) {
-        self.actions.push_back(Action::Emit(event));
+        if self.saved.durable && is_kept(&event) {
+            self.saved.keep(encode_event(&event));
+        }
+        self.actions.push_back(Action::Emit { cursor: self.saved.cursor, event });
     }
 
     /// A conversation for a new contact, with keys of its own.

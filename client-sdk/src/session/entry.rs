@@ -3,6 +3,8 @@
 //! A client that connected to a new edge each time would sooner or later connect to one that watches. So a few are
 //! sampled, the first that works is used, and a second one only for queues that a contact has put on the first.
 
+mod saved;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ use posta_protocol::params::DEFAULT_MESSAGE_TTL;
 use posta_protocol::secret::Secret;
 use thiserror::Error;
 
-use crate::end_to_end::Scheme;
+use crate::end_to_end::{Scheme, VerificationCode};
+use crate::store::Change;
 
 /// How a client trades latency against cover. More profiles come with the client's own issue; a profile that doesn't
 /// do what its name says isn't offered.
@@ -49,6 +50,44 @@ pub struct ContactId(pub u64);
 /// A message to a contact: 1, 2, 3 and so on for each contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub u64);
+
+/// How far a contact has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ContactState {
+    /// Nobody has followed the invitation yet.
+    Invited,
+    /// The invitation is being followed.
+    Joining,
+    /// Messages can be sent.
+    Connected,
+    /// Nothing came of it.
+    Failed,
+}
+
+/// A contact as its user sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContactInfo {
+    /// Its number.
+    pub id: ContactId,
+    /// What the user calls it; empty if it was given no name.
+    pub name: String,
+    /// How far it has come.
+    pub state: ContactState,
+    /// Messages to it that were taken: the number of the last one.
+    pub sent: u64,
+    /// The last of them that its program has.
+    pub delivered: u64,
+    /// The last message from it.
+    pub received: u64,
+    /// What both people can compare; none before both have joined.
+    pub code: Option<VerificationCode>,
+}
+
+/// A place in the events of a client: everything up to it. Numbers never come back, not after a crash either, so an
+/// application that keeps the last one beside what it has done deals with each event exactly once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventCursor(pub u64);
 
 /// What happens to a session.
 #[derive(Debug)]
@@ -110,8 +149,16 @@ pub enum Action {
         /// The packet.
         packet: Packet,
     },
+    /// Write these changes in one transaction before any action behind this one is carried out. Only sessions from
+    /// [`super::Session::restore`] ask for it.
+    Save(Vec<Change>),
     /// Tell the application.
-    Emit(ClientEvent),
+    Emit {
+        /// Where this event stands. One that describes a moment stands where the last one stands that is kept.
+        cursor: EventCursor,
+        /// The event.
+        event: ClientEvent,
+    },
     /// Fetch newer documents of the network: those held lack the keys of this key epoch.
     FetchNetwork,
 }
@@ -278,6 +325,9 @@ pub enum Warning {
     /// No entry answers.
     #[error("no relay can be reached; messages wait here until one can")]
     Offline,
+    /// The state can't be written any more; the client stops.
+    #[error("the client's state can't be written, so the client stops: free space or mend the disk, then start again")]
+    Disk,
     /// A relay makes no queue for us; said once for each in a key epoch.
     #[error("{0}; another relay is tried")]
     NotAdmitted(NotAdmitted),

@@ -6,6 +6,7 @@
 mod admission;
 mod boxes;
 mod queue;
+mod saved;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

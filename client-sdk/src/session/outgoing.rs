@@ -4,6 +4,8 @@
 //! A sealed box is kept and sent again byte for byte until the relay says that it is on disk, for the relay takes one
 //! number for one content only. A message is kept until the contact's receipt.
 
+mod saved;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use posta_protocol::now::{Mono, Now, Wall};
 pub use posta_protocol::params::SEND_WINDOW;
 use posta_protocol::params::{RECEIPT_LAG, SEQUENCE_WINDOW};
 use posta_protocol::registry::answer as code;
+use posta_protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
@@ -62,6 +65,7 @@ struct OutQueue {
     relay: RelayId,
     invited: WriterCapability,
     writer: WriterCapability,
+    key: Secret<32>,
     /// Seals what is said in the conversation.
     seal: QueueKey,
     /// Seals what the conversation begins with: its reader has yet to join.
@@ -103,8 +107,8 @@ pub(crate) struct Outgoing {
     next_number: u64,
     messages: BTreeMap<u64, Message>,
     delivered: u64,
-    /// The newest receipt, sealed.
-    receipt: Option<Arc<[u8]>>,
+    /// The newest receipt, sealed, with the number of contents that were sealed before.
+    receipt: Option<(u64, Arc<[u8]>)>,
     /// A receipt that must wait for the contact's.
     withheld: Option<u64>,
     /// Our last turn, until the contact has followed.
@@ -143,6 +147,11 @@ impl Outgoing {
         !self.queues.is_empty()
     }
 
+    /// Messages taken, and those of them that are delivered.
+    pub(crate) const fn counts(&self) -> (u64, u64) {
+        (self.next_number - 1, self.delivered)
+    }
+
     pub(crate) fn relays(&self) -> Vec<RelayId> {
         self.queues.iter().map(|q| q.relay).collect()
     }
@@ -156,6 +165,7 @@ impl Outgoing {
                 writer: WriterCapability::random(&mut core.rng),
                 seal: QueueKey::within(&founded.exported, &address.key),
                 invited_seal: QueueKey::new(&address.key),
+                key: address.key,
                 state: State::Invited,
                 was_secured: false,
                 restored: false,
@@ -266,7 +276,8 @@ impl Outgoing {
             return;
         }
         let content = content(core, Kind::Receipt { up_to });
-        self.receipt = conversation.seal(now.mono, 0, &content).ok();
+        let sealed = conversation.sealed();
+        self.receipt = conversation.seal(now.mono, 0, &content).ok().map(|inner| (sealed, inner));
         self.queues.iter_mut().filter(|q| q.state != State::Lost).for_each(|q| q.receipt = true);
         self.fill(core, now);
     }
@@ -304,13 +315,17 @@ impl Outgoing {
 
     /// Gives numbers to what waits, as far as the windows permit.
     fn fill(&mut self, core: &mut Core, now: Now) {
+        if core.view.is_none() {
+            // After a start: what contents vouch for isn't known yet.
+            return;
+        }
         for index in 0..self.queues.len() {
             self.put_again(core, now, index);
             while let Some(what) = self.next_box(index) {
                 let inner = match what {
                     What::Introduction => self.introduction.as_ref(),
                     What::Turn => self.turn.as_ref().map(|turn| &turn.bytes),
-                    What::Receipt => self.receipt.as_ref(),
+                    What::Receipt => self.receipt.as_ref().map(|(_, inner)| inner),
                     What::Message(number) => self.messages.get(&number).map(|m| &m.inner),
                 };
                 let Some(inner) = inner else { continue };

@@ -98,7 +98,7 @@ pub(crate) struct Requests {
     row_order: VecDeque<SurbId>,
     /// Attempts in a row that a relay did not answer.
     silence: BTreeMap<RelayId, u32>,
-    incarnations: BTreeMap<RelayId, Incarnation>,
+    pub(crate) incarnations: BTreeMap<RelayId, Incarnation>,
     smoothed: Option<Duration>,
 }
 
@@ -126,6 +126,14 @@ impl Requests {
         for surb in request.rows {
             self.rows.remove(&surb);
         }
+    }
+
+    /// Forgets all requests of a contact.
+    pub(crate) fn cancel_contact(&mut self, contact: ContactId) {
+        let of = |p: &Purpose| matches!(p, Purpose::Contact(c, _) if *c == contact);
+        let ids: Vec<RequestId> = self.all.iter().filter(|(_, r)| of(&r.purpose)).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.cancel(id));
+        self.rows.retain(|_, row| !of(&row.purpose));
     }
 
     /// Forgets reply blocks whose key epoch is over.

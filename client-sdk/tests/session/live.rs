@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use posta_client::session::event::Options;
-use posta_client::{Client, ClientEvent, ClientOptions, ContactId, MessageState, StartError};
+use posta_client::store::{Cost, StoreError};
+use posta_client::{Client, ClientEvent, ClientOptions, ContactId, EventCursor, MessageState, StartError};
 use posta_link::fetch::Network;
 use posta_link::{AnyPeer, Audience, Connection, Endpoint, LinkKey, LinkSender, Received};
 use posta_protocol::document::{Authorities, Authority, MixKeys, Reply, Request};
@@ -172,6 +173,82 @@ async fn two_clients_talk_over_real_links() {
     assert!(inviter.ping().await.unwrap());
     wait(&inviter, |e| matches!(e, ClientEvent::Pong { .. }).then_some(())).await;
     assert!(live.shared.lock().unwrap().world.relays.iter().any(|r| r.carried > 0));
+}
+
+/// The next message, with its place; what stands before it.
+async fn next_message(client: &Client) -> (EventCursor, Vec<u8>) {
+    let found = async {
+        loop {
+            let (cursor, event) = client.next_uncommitted().await.expect("the client has stopped");
+            if let ClientEvent::Message { body, .. } = event {
+                return (cursor, body);
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("no message in time")
+}
+
+/// The first event that is kept.
+async fn wait_uncommitted(client: &Client) -> ClientEvent {
+    let found = async {
+        loop {
+            let (_, event) = client.next_uncommitted().await.expect("the client has stopped");
+            if !matches!(event, ClientEvent::Ready | ClientEvent::Warning(_)) {
+                return event;
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("nothing came in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_handed_out_until_they_are_committed() {
+    let live = Live::start(wall());
+    let folder = tempfile::tempdir().unwrap();
+    let builder = || Client::builder(folder.path()).network(live.network.clone()).local(LOCAL).cost(Cost::LEAST);
+    let reader = builder().create("correct horse").await.unwrap();
+    let writer = Client::start(live.options()).await.unwrap();
+    let invited = timeout(PATIENCE, reader.invite()).await.unwrap().unwrap();
+    let to = writer.join(&invited.link).await.unwrap();
+    assert_eq!(connected(&writer).await, to);
+    for text in ["one", "two"] {
+        writer.send(to, text.into()).await.unwrap();
+    }
+    let (first, body) = next_message(&reader).await;
+    assert_eq!(body, b"one");
+    let (second, _) = next_message(&reader).await;
+    assert!(second > first);
+    assert!(reader.rename(invited.contact, "writer").await.unwrap());
+    let locked = builder().open("correct horse").await.unwrap_err();
+    assert!(matches!(locked, StartError::Store(StoreError::Locked { .. })), "{locked}");
+    reader.close().await;
+
+    let wrong = builder().open("wrong").await.unwrap_err();
+    assert!(matches!(wrong, StartError::Store(StoreError::WrongPassphrase)), "{wrong}");
+    // Nothing was committed: both come again, in the same places.
+    let reader = builder().open("correct horse").await.unwrap();
+    assert_eq!(reader.contacts().await.unwrap()[0].name, "writer");
+    // The invitation is not among them: it was given to who asked for it.
+    let connected = wait_uncommitted(&reader).await;
+    assert_eq!(connected, ClientEvent::Connected { contact: invited.contact });
+    assert_eq!(next_message(&reader).await, (first, b"one".to_vec()));
+    reader.commit(first).await.unwrap();
+    reader.change_passphrase(b"battery staple").await.unwrap();
+    reader.close().await;
+
+    let reader = builder().open("battery staple").await.unwrap();
+    assert_eq!(next_message(&reader).await, (second, b"two".to_vec()));
+    writer.send(to, b"three".to_vec()).await.unwrap();
+    let (third, body) = next_message(&reader).await;
+    assert!(third > second && body == b"three");
+    reader.commit(third).await.unwrap();
+    assert!(reader.remove(invited.contact).await.unwrap());
+    reader.close().await;
+
+    let reader = builder().open("battery staple").await.unwrap();
+    assert!(reader.contacts().await.unwrap().is_empty());
+    assert_eq!(wait(&reader, Some).await, ClientEvent::Ready);
+    reader.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@
 
 mod admission;
 mod conversations;
+mod crash;
 mod live;
 mod world;
 

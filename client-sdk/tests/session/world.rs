@@ -1,12 +1,15 @@
 //! A network in one process under virtual time: real keys, real packets, real peeling; queues in a map.
 
+mod disk;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use posta_client::session::Session;
-use posta_client::session::event::{Action, ClientEvent, Event, Options};
+use posta_client::session::event::{Action, ClientEvent, Event, EventCursor, Options};
+use posta_client::store::Records;
 use posta_protocol::admission::{Asks, Proof, Statement};
 use posta_protocol::answer::{Answer, Body};
 use posta_protocol::command::{Command, Envelope};
@@ -76,6 +79,14 @@ pub(crate) struct Client {
     pub(crate) events: Vec<(Mono, ClientEvent)>,
     pub(crate) entries: BTreeSet<RelayId>,
     timer: Option<Mono>,
+    /// What is on its disk, if it has one.
+    disk: Option<Records>,
+    /// Kept events that its application has dealt with, by their places; it forgets nothing when the client crashes.
+    kept: BTreeMap<EventCursor, ClientEvent>,
+    options: Options,
+    /// Actions until it crashes.
+    pub(crate) crash_after: Option<u64>,
+    pub(crate) crashes: u64,
 }
 
 enum Happening {
@@ -155,8 +166,11 @@ impl World {
 
     pub(crate) fn add_client(&mut self, options: Options) -> usize {
         let rng = ChaCha20Rng::seed_from_u64(self.rng.random());
-        let session = Session::new(options, Box::new(rng));
-        self.clients.push(Client { session, events: Vec::new(), entries: BTreeSet::new(), timer: None });
+        self.add(options, Session::new(options, Box::new(rng)), None)
+    }
+
+    fn add(&mut self, options: Options, session: Session, disk: Option<Records>) -> usize {
+        self.clients.push(Client::new(options, session, disk));
         let client = self.clients.len() - 1;
         self.act(client);
         client
@@ -267,7 +281,11 @@ impl World {
 
     fn act(&mut self, client: usize) {
         while let Some(action) = self.clients[client].session.poll() {
+            if !self.survives(client) {
+                return self.crash(client);
+            }
             match action {
+                Action::Save(changes) => self.write(client, changes),
                 Action::Connect { entry } => {
                     self.clients[client].entries.insert(entry);
                     // A dead relay says nothing at all.
@@ -288,10 +306,7 @@ impl World {
                     let relay = self.index(&entry);
                     self.schedule(HOP, Happening::ToRelay(relay, packet));
                 }
-                Action::Emit(event) => {
-                    let mono = self.now.mono;
-                    self.clients[client].events.push((mono, event));
-                }
+                Action::Emit { cursor, event } => self.emitted(client, cursor, event),
                 Action::FetchNetwork => {
                     let (consensus, mix_keys) = self.documents();
                     let event = Event::Network { consensus, mix_keys };
@@ -300,6 +315,7 @@ impl World {
             }
         }
         self.clients[client].timer = self.clients[client].session.poll_timeout();
+        self.commit(client);
     }
 
     /// Runs until `done` or for `limit`; whether it was done.

@@ -253,7 +253,9 @@ impl World<'_> {
                     self.towards_entry(&entry, Input::Packet(Source::Client(ClientLink(number)), packet));
                 }
             }
-            ClientAction::Emit(event) => self.application(side, event),
+            ClientAction::Emit { event, .. } => self.application(side, event),
+            // These clients keep nothing.
+            ClientAction::Save(_) => {}
             // Documents come by themselves at each epoch.
             ClientAction::FetchNetwork => {}
         }

@@ -61,7 +61,7 @@ impl Incoming {
             // A copy. MLS opens a message once, and it is here.
             Some(inner) if inner.number > 0 && self.has(inner.number) => number = inner.number,
             Some(inner) => match conversation.open(now.mono, &inner) {
-                Ok(content) => number = self.read(core, inner.number, &content),
+                Ok(content) => number = self.read_content(core, inner.number, &content),
                 Err(Unopened::Early) => {
                     self.keep_early(now, (index, sequence), sealed);
                     return None;
@@ -112,7 +112,7 @@ impl Incoming {
     }
 
     /// Reads an opened content. Returns the number of the message in it, 0 for none.
-    fn read(&mut self, core: &mut Core, number: u64, content: &[u8]) -> u64 {
+    fn read_content(&mut self, core: &mut Core, number: u64, content: &[u8]) -> u64 {
         let Ok(content) = Content::decode(content) else { return 0 };
         if core.view.as_ref().is_some_and(|v| v.contradicts(content.epoch, &content.consensus)) {
             core.emit(ClientEvent::Warning(Warning::Fork { contact: self.contact }));

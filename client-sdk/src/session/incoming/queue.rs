@@ -15,7 +15,7 @@ use crate::session::core::Core;
 use crate::session::request::RequestId;
 
 /// Boxes of one queue beyond a missing one, at most; then the missing one is given up. Above what an honest relay holds.
-const MAX_SEEN: usize = 512;
+pub(super) const MAX_SEEN: usize = 512;
 
 /// One queue that we read.
 pub(super) struct InQueue {

@@ -1,0 +1,167 @@
+//! A contact as records, and what is taken up again after a start.
+
+use posta_protocol::codec::{Reader, Writer};
+use posta_protocol::command::{Command, WriterCapability};
+use posta_protocol::error::Malformed;
+use posta_protocol::ids::RelayId;
+use posta_protocol::invitation::{Link, Offer};
+use posta_protocol::now::Now;
+use posta_protocol::params::{BLOB_LEN, BOX_CONTENT_LEN};
+use posta_protocol::secret::Secret;
+use zeroize::Zeroizing;
+
+use super::{Blob, Contact, Inviting, JOIN_PATIENCE, Joining, Stage};
+use crate::end_to_end::Conversation;
+use crate::session::core::Core;
+use crate::session::event::ContactId;
+use crate::session::incoming::Incoming;
+use crate::session::outgoing::Outgoing;
+use crate::session::request::{Purpose, Task};
+use crate::session::saved::{Part, Parts, read_failure, write_failure};
+
+/// Characters of a link, at most.
+const MAX_LINK: usize = 1024;
+/// Copies of an invitation, or relays that a link may mean, at most.
+const MAX_COPIES: usize = 64;
+/// Bytes of a contact's name, at most.
+pub(crate) const MAX_NAME: usize = 64;
+
+impl Contact {
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.bounded(self.name.as_bytes());
+        match &self.stage {
+            Stage::Inviting(inviting) => {
+                w.u8(1);
+                inviting.write(w);
+            }
+            Stage::Joining(joining) => {
+                w.u8(2);
+                joining.write(w);
+            }
+            Stage::Connected => w.u8(3),
+            Stage::Failed => w.u8(4),
+        }
+        self.incoming.write(w);
+        self.outgoing.write(w);
+    }
+
+    pub(crate) fn read(
+        r: &mut Reader<'_>,
+        id: ContactId,
+        now: Now,
+        conversation: Conversation,
+        mut parts: Parts,
+    ) -> Result<Self, Malformed> {
+        let name = r.text(MAX_NAME, "name")?.to_owned();
+        let stage = match r.u8("stage")? {
+            1 => Stage::Inviting(Inviting::read(r)?),
+            2 => Stage::Joining(Box::new(Joining::read(r, now)?)),
+            3 => Stage::Connected,
+            4 => Stage::Failed,
+            _ => return Err(Malformed::Value("stage")),
+        };
+        let incoming = Incoming::read(r, id, now, &mut parts)?;
+        let outgoing = Outgoing::read(r, id, &conversation, &mut parts)?;
+        r.clone().finish("contact")?;
+        Ok(Self { id, name, stage, conversation, incoming, outgoing })
+    }
+
+    /// What has a record of its own.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
+        self.incoming.parts().chain(self.outgoing.parts())
+    }
+
+    pub(crate) fn part(&self, part: Part) -> Option<Vec<u8>> {
+        self.incoming.part(part).or_else(|| self.outgoing.part(part))
+    }
+
+    /// Takes up what was under way when the program ended. The network is known.
+    pub(crate) fn resume(&mut self, core: &mut Core, now: Now) {
+        match &mut self.stage {
+            Stage::Inviting(inviting) => {
+                for index in 0..inviting.blobs.len() {
+                    if inviting.blobs.get(index).is_some_and(|b| !b.stored && b.request.is_none()) {
+                        inviting.put_blob(core, now, self.id, index);
+                    }
+                }
+            }
+            Stage::Joining(joining) if !joining.opened => joining.ask(core, now, self.id),
+            Stage::Failed => return,
+            Stage::Joining(_) | Stage::Connected => {}
+        }
+        self.incoming.resume(core, now);
+        self.outgoing.resume(core, now);
+    }
+}
+
+impl Inviting {
+    fn write(&self, w: &mut Writer) {
+        w.bool(self.offer.is_some());
+        if let Some(offer) = &self.offer {
+            w.bounded(&offer.to_bytes());
+        }
+        w.bool(self.emitted);
+        w.count(self.blobs.len());
+        for blob in &self.blobs {
+            blob.relay.write(w);
+            blob.put.write(w);
+            w.bool(blob.stored);
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let offer = if r.bool("offer")? { Some(Offer::from_bytes(r.bounded(BLOB_LEN, "offer")?)?) } else { None };
+        let emitted = r.bool("emitted")?;
+        let mut blobs = Vec::new();
+        for _ in 0..r.count(MAX_COPIES, "blobs")? {
+            let (relay, put) = (RelayId::read(r)?, WriterCapability::read(r)?);
+            blobs.push(Blob { relay, put, request: None, stored: r.bool("stored")? });
+        }
+        Ok(Self { offer, blobs, emitted })
+    }
+}
+
+impl Joining {
+    fn write(&self, w: &mut Writer) {
+        w.bounded(Zeroizing::new(self.link.to_text()).as_bytes());
+        w.bytes(self.reader.expose());
+        w.bool(self.opened);
+        w.bool(self.welcome.is_some());
+        if let Some(welcome) = &self.welcome {
+            w.bounded(welcome);
+        }
+        w.count(self.asked.len());
+        for (relay, _, refusal) in &self.asked {
+            relay.write(w);
+            w.bool(refusal.is_some());
+            if let Some(refusal) = refusal {
+                write_failure(w, refusal);
+            }
+        }
+    }
+
+    /// Its patience begins anew: the time in between was nobody's attempt.
+    fn read(r: &mut Reader<'_>, now: Now) -> Result<Self, Malformed> {
+        let link: Link = r.text(MAX_LINK, "link")?.parse().map_err(|_| Malformed::Value("link"))?;
+        let reader = Secret::read(r, "reader")?;
+        let opened = r.bool("opened")?;
+        let welcome = if r.bool("welcome")? { Some(r.bounded(BOX_CONTENT_LEN, "welcome")?.to_vec()) } else { None };
+        let mut asked = Vec::new();
+        for _ in 0..r.count(MAX_COPIES, "relays")? {
+            let relay = RelayId::read(r)?;
+            let refusal = if r.bool("refused")? { Some(read_failure(r)?) } else { None };
+            asked.push((relay, None, refusal));
+        }
+        Ok(Self { link, reader, asked, opened, welcome, until: now.mono + JOIN_PATIENCE })
+    }
+
+    /// Asks those relays for the invitation that have said nothing yet.
+    pub(super) fn ask(&mut self, core: &mut Core, now: Now, contact: ContactId) {
+        for (index, (relay, request, refusal)) in self.asked.iter_mut().enumerate() {
+            if request.is_none() && refusal.is_none() {
+                let command = Command::BlobGet { get: self.link.capability(), reader: self.reader.duplicate() };
+                *request = Some(core.request(now, *relay, command, Purpose::Contact(contact, Task::BlobGet(index))));
+            }
+        }
+    }
+}

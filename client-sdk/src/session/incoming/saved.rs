@@ -1,0 +1,140 @@
+//! The queues that we read as records. Reply blocks, polls and requests are not kept: they begin anew.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use posta_protocol::admission::{Proof, QueueKind};
+use posta_protocol::codec::{Reader, Writer};
+use posta_protocol::command::ReaderCapability;
+use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES};
+use posta_protocol::error::Malformed;
+use posta_protocol::ids::RelayId;
+use posta_protocol::now::{Now, Wall};
+use posta_protocol::secret::Secret;
+
+use super::queue::{InQueue, MAX_SEEN};
+use super::{Incoming, Waiting};
+use crate::session::core::Core;
+use crate::session::event::ContactId;
+use crate::session::saved::{Part, Parts, reader, writer};
+
+impl Incoming {
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.u64(self.delivered);
+        w.bool(self.introduced);
+        w.count(self.subscribed);
+        w.count(self.queues.len());
+        self.queues.iter().for_each(|q| q.write(w));
+        w.count(self.reorder.len());
+        self.reorder.keys().for_each(|number| w.u64(*number));
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>, id: ContactId, now: Now, parts: &mut Parts) -> Result<Self, Malformed> {
+        let mut new = Self::new(id);
+        new.delivered = r.u64("delivered")?;
+        new.introduced = r.bool("introduced")?;
+        new.subscribed = r.count(MAX_QUEUES, "queue")?;
+        for _ in 0..r.count(MAX_QUEUES, "queues")? {
+            new.queues.push(InQueue::read(r, now)?);
+        }
+        for _ in 0..r.count(usize::from(u16::MAX), "overtaken")? {
+            let number = r.u64("number")?;
+            let body = parts.remove(&Part::Overtaken(number)).ok_or(Malformed::Value("overtaken"))?;
+            new.reorder.insert(number, Waiting::read(&mut reader(&body)?)?);
+        }
+        Ok(new)
+    }
+
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
+        self.reorder.keys().map(|number| Part::Overtaken(*number))
+    }
+
+    pub(crate) fn part(&self, part: Part) -> Option<Vec<u8>> {
+        let Part::Overtaken(number) = part else { return None };
+        let waiting = self.reorder.get(&number)?;
+        let mut w = writer();
+        w.u64(waiting.expires.0);
+        w.bounded(&waiting.body);
+        Some(w.finish())
+    }
+
+    /// Makes the queues that aren't there yet, and says once more what has come: nobody knows whether the last receipt
+    /// has left.
+    pub(crate) fn resume(&mut self, core: &mut Core, now: Now) {
+        for index in 0..self.queues.len() {
+            if self.queues.get(index).is_some_and(|q| !q.ready && q.create.is_none() && q.search.is_none()) {
+                self.start_create(core, now, index);
+            }
+        }
+        if self.delivered > 0 {
+            self.receipt_due = Some(now.mono);
+        }
+    }
+}
+
+impl Waiting {
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { expires: Wall(r.u64("expires")?), body: r.bounded(MAX_MESSAGE_LEN, "body")?.to_vec() })
+    }
+}
+
+impl InQueue {
+    fn write(&self, w: &mut Writer) {
+        self.relay.write(w);
+        self.reader.write(w);
+        w.bytes(self.invited.expose());
+        w.bytes(self.key.expose());
+        w.bool(self.ready);
+        w.bool(self.lost);
+        w.bool(self.made_again);
+        w.u64(self.cursor);
+        w.count(self.seen.len());
+        for (sequence, number) in &self.seen {
+            w.u64(*sequence);
+            w.u64(*number);
+        }
+    }
+
+    fn read(r: &mut Reader<'_>, now: Now) -> Result<Self, Malformed> {
+        let (relay, reader) = (RelayId::read(r)?, ReaderCapability::read(r)?);
+        let (invited, key) = (Secret::read(r, "invited")?, Secret::read(r, "key")?);
+        let (ready, lost, made_again) = (r.bool("ready")?, r.bool("lost")?, r.bool("made again")?);
+        let cursor = r.u64("cursor")?;
+        let mut seen = BTreeMap::new();
+        for _ in 0..r.count(2 * MAX_SEEN, "seen")? {
+            seen.insert(r.u64("sequence")?, r.u64("number")?);
+        }
+        Ok(Self {
+            relay,
+            reader,
+            invited,
+            key,
+            kind: QueueKind::Plain,
+            create: None,
+            proof: Proof::Nothing,
+            search: None,
+            puzzles: 0,
+            ready,
+            lost,
+            made_again,
+            cursor,
+            seen,
+            // The relay may have been told less.
+            acked: 0,
+            fetch: None,
+            holes: BTreeSet::new(),
+            ack: None,
+            // All that has come meanwhile, in order.
+            walk: true,
+            next_poll: now.mono,
+            idle: 0,
+            blocks: VecDeque::new(),
+            blocks_epoch: None,
+            blocks_entry: None,
+            // It may hold blocks of the run before, whose keys are gone.
+            flush: true,
+            renew_at: now.mono,
+            awaited_push: None,
+            silent: 0,
+        })
+    }
+}
