@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
 use crate::driver::keeper::{Keeper, Order};
+use crate::end_to_end::VerificationCode;
 use crate::session::Session;
 use crate::session::event::{
     Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, JoinError, MessageId, SendError, Warning,
@@ -80,6 +81,7 @@ pub(crate) enum Call {
     Join(Link, oneshot::Sender<Result<ContactId, JoinError>>),
     Send(ContactId, Vec<u8>, oneshot::Sender<Result<MessageId, SendError>>),
     Ping(oneshot::Sender<bool>),
+    Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
     Commit(EventCursor),
     Contacts(oneshot::Sender<Vec<ContactInfo>>),
     Rename(ContactId, String, oneshot::Sender<bool>),
@@ -286,6 +288,7 @@ impl Driver {
             Call::Passphrase(new, reply) => self.order(Order::Passphrase(new, reply)),
             // Taken by the loop.
             Call::Close(reply) => drop(reply),
+            Call::Code(contact, reply) => drop(reply.send(self.session.verification_code(contact))),
         }
         self.act();
     }

@@ -50,6 +50,7 @@ use self::request::{Outcome, Purpose, Requests};
 pub use self::saved::MAX_UNCOMMITTED;
 use self::saved::Saved;
 use self::view::View;
+use crate::end_to_end::{Conversation, VerificationCode};
 
 /// Contacts of one session, at most.
 pub const MAX_CONTACTS: usize = 64;
@@ -150,11 +151,13 @@ impl Session {
         self.timer
     }
 
-    /// Prepares an invitation; [`ClientEvent::Invitation`] brings its link. `None` if there are [`MAX_CONTACTS`] already.
+    /// Prepares an invitation; [`ClientEvent::Invitation`] brings its link. `None` if there are [`MAX_CONTACTS`] already
+    /// (or the operating system gives out no randomness).
     pub fn invite(&mut self, now: Now) -> Option<ContactId> {
+        let conversation = self.core.conversation()?;
         let start = self.core.actions.len();
         let id = self.new_contact()?;
-        self.contacts.insert(id, Contact::invite(id));
+        self.contacts.insert(id, Contact::invite(id, conversation));
         self.step(now);
         self.save(now, start);
         Some(id)
@@ -172,8 +175,9 @@ impl Session {
         if relays.is_empty() {
             return Err(JoinError::ForeignNetwork);
         }
+        let conversation = self.core.conversation().ok_or(JoinError::NoKeys)?;
         let id = self.new_contact().ok_or(JoinError::TooManyContacts)?;
-        let contact = Contact::join(id, &mut self.core, now, link, relays);
+        let contact = Contact::join(id, &mut self.core, now, conversation, (link, relays));
         self.contacts.insert(id, contact);
         self.step(now);
         self.save(now, start);
@@ -191,6 +195,18 @@ impl Session {
         self.step(now);
         self.save(now, start);
         sent
+    }
+
+    /// What both people can compare to know that nobody sits between them; none before the contact has joined.
+    #[must_use]
+    pub fn verification_code(&self, contact: ContactId) -> Option<VerificationCode> {
+        self.contacts.get(&contact)?.code()
+    }
+
+    /// A contact's conversation, to look at.
+    #[must_use]
+    pub fn conversation(&self, contact: ContactId) -> Option<&Conversation> {
+        Some(self.contacts.get(&contact)?.conversation())
     }
 
     /// Sends an echo through a whole path to an edge and back; [`ClientEvent::Pong`] brings the time. `false` if the

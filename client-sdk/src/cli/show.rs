@@ -23,9 +23,10 @@ impl Show {
     pub(super) fn contact(self, contact: &ContactInfo) {
         let state = state_name(contact.state);
         let ContactInfo { id, name, sent, delivered, received, .. } = contact;
+        let code = contact.code.map(|code| code.to_string());
         let object = json!({
             "event": "contact", "contact": id.0, "name": name, "state": state,
-            "sent": sent, "delivered": delivered, "received": received,
+            "sent": sent, "delivered": delivered, "received": received, "code": code,
         });
         let name = if name.is_empty() { "(no name)" } else { name };
         let under_way = sent.saturating_sub(*delivered);
@@ -36,6 +37,9 @@ impl Show {
                 id.0
             ),
         );
+        if let (Some(code), false) = (code, self.json) {
+            println!("     compare by another way, to be sure that nobody sits between: {code}");
+        }
     }
 
     /// An event, and its place for those who keep it.

@@ -7,7 +7,8 @@
 //! | relays | `i` | each relay's incarnation | when one is new |
 //! | contact | `c` id | stage, capabilities, cursors, numbers, what is confirmed | with each change |
 //! | end to end | `x` id | the conversation's keys, opaque | with each change |
-//! | message | `m` id number | a body, until it is delivered | once |
+//! | message | `m` id number | a message as MLS has sealed it, until it is delivered | once |
+//! | inside | `h` id kind number | a welcome, a turn or a receipt, sealed | once |
 //! | box | `b` id queue sequence | a sealed box that has its number | once |
 //! | overtaken | `r` id number | a body that waits for those before it | once |
 //! | event | `e` cursor | what the application has not committed yet | once |
@@ -28,6 +29,7 @@ use zeroize::Zeroizing;
 use super::contact::Contact;
 use super::event::{Action, ClientEvent, ContactId, EventCursor, Options};
 use super::{Session, SessionRng};
+use crate::end_to_end::Conversation;
 use crate::store::{Change, Records};
 
 mod events;
@@ -50,6 +52,7 @@ const END_TO_END: u8 = b'x';
 const MESSAGE: u8 = b'm';
 const BOX: u8 = b'b';
 const OVERTAKEN: u8 = b'r';
+const INSIDE: u8 = b'h';
 /// The layout of each record.
 const VERSION: u8 = 1;
 
@@ -59,6 +62,8 @@ pub(crate) enum Part {
     Message(u64),
     Box(u8, u64),
     Overtaken(u64),
+    /// The inside of boxes that carry no message, by kind and number.
+    Inside(u8, u64),
 }
 
 impl Part {
@@ -67,6 +72,7 @@ impl Part {
             Self::Message(number) => (MESSAGE, 0, number),
             Self::Box(queue, sequence) => (BOX, queue, sequence),
             Self::Overtaken(number) => (OVERTAKEN, 0, number),
+            Self::Inside(kind, number) => (INSIDE, kind, number),
         };
         let mut name = contact_name(kind, contact);
         name.push(index);
@@ -85,6 +91,7 @@ impl Part {
             MESSAGE => Self::Message(number),
             BOX => Self::Box(queue, number),
             OVERTAKEN => Self::Overtaken(number),
+            INSIDE => Self::Inside(queue, number),
             _ => return None,
         };
         Some((contact, part))
@@ -98,7 +105,6 @@ pub(crate) type Parts = BTreeMap<Part, Zeroizing<Vec<u8>>>;
 #[derive(Default)]
 struct Held {
     record: Zeroizing<Vec<u8>>,
-    end_to_end: Zeroizing<Vec<u8>>,
     parts: BTreeSet<Part>,
 }
 
@@ -228,13 +234,10 @@ impl Session {
                 Some((&CONTACT, id)) => {
                     let id = ContactId(u64::from_le_bytes(id.try_into().map_err(|_| Malformed::Value("name"))?));
                     let parts = parts.remove(&id).unwrap_or_default();
-                    let held = Held {
-                        record: value.clone(),
-                        end_to_end: records.get(&contact_name(END_TO_END, id)).cloned().unwrap_or_default(),
-                        parts: parts.keys().copied().collect(),
-                    };
-                    let mut contact = Contact::read(&mut reader(value)?, id, now, parts)?;
-                    contact.end_to_end.clone_from(&held.end_to_end);
+                    let held = Held { record: value.clone(), parts: parts.keys().copied().collect() };
+                    let keys = records.get(&contact_name(END_TO_END, id)).ok_or(Malformed::Value("conversation"))?;
+                    let conversation = Conversation::load(keys)?;
+                    let contact = Contact::read(&mut reader(value)?, id, now, conversation, parts)?;
                     session.contacts.insert(id, contact);
                     session.core.saved.contacts.insert(id, held);
                 }
@@ -326,7 +329,7 @@ impl Session {
             incarnation.write(&mut w);
         }
         renew(&mut saved.relays, RELAYS.to_vec(), w, &mut changes);
-        for (id, contact) in &self.contacts {
+        for (id, contact) in &mut self.contacts {
             save_contact(*id, contact, saved.contacts.entry(*id).or_default(), &mut changes);
         }
         let gone: Vec<ContactId> =
@@ -344,11 +347,9 @@ impl Session {
     }
 }
 
-fn save_contact(id: ContactId, contact: &Contact, held: &mut Held, changes: &mut Vec<Change>) {
-    if *held.end_to_end != *contact.end_to_end {
-        held.end_to_end.clone_from(&contact.end_to_end);
-        let name = contact_name(END_TO_END, id);
-        changes.push(Change { name, value: Some(contact.end_to_end.clone()) });
+fn save_contact(id: ContactId, contact: &mut Contact, held: &mut Held, changes: &mut Vec<Change>) {
+    if let Some(state) = contact.changed_conversation() {
+        changes.push(Change { name: contact_name(END_TO_END, id), value: Some(state) });
     }
     let mut w = writer();
     contact.write(&mut w);

@@ -6,11 +6,12 @@ use posta_protocol::error::Malformed;
 use posta_protocol::ids::RelayId;
 use posta_protocol::invitation::{Link, Offer};
 use posta_protocol::now::Now;
-use posta_protocol::params::BLOB_LEN;
+use posta_protocol::params::{BLOB_LEN, BOX_CONTENT_LEN};
 use posta_protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::{Blob, Contact, Inviting, JOIN_PATIENCE, Joining, Stage};
+use crate::end_to_end::Conversation;
 use crate::session::core::Core;
 use crate::session::event::ContactId;
 use crate::session::incoming::Incoming;
@@ -44,7 +45,13 @@ impl Contact {
         self.outgoing.write(w);
     }
 
-    pub(crate) fn read(r: &mut Reader<'_>, id: ContactId, now: Now, mut parts: Parts) -> Result<Self, Malformed> {
+    pub(crate) fn read(
+        r: &mut Reader<'_>,
+        id: ContactId,
+        now: Now,
+        conversation: Conversation,
+        mut parts: Parts,
+    ) -> Result<Self, Malformed> {
         let name = r.text(MAX_NAME, "name")?.to_owned();
         let stage = match r.u8("stage")? {
             1 => Stage::Inviting(Inviting::read(r)?),
@@ -54,9 +61,9 @@ impl Contact {
             _ => return Err(Malformed::Value("stage")),
         };
         let incoming = Incoming::read(r, id, now, &mut parts)?;
-        let outgoing = Outgoing::read(r, id, &mut parts)?;
+        let outgoing = Outgoing::read(r, id, &conversation, &mut parts)?;
         r.clone().finish("contact")?;
-        Ok(Self { id, name, stage, incoming, outgoing, end_to_end: Zeroizing::new(Vec::new()) })
+        Ok(Self { id, name, stage, conversation, incoming, outgoing })
     }
 
     /// What has a record of its own.
@@ -119,7 +126,10 @@ impl Joining {
         w.bounded(Zeroizing::new(self.link.to_text()).as_bytes());
         w.bytes(self.reader.expose());
         w.bool(self.opened);
-        w.bool(self.introduced);
+        w.bool(self.welcome.is_some());
+        if let Some(welcome) = &self.welcome {
+            w.bounded(welcome);
+        }
         w.count(self.asked.len());
         for (relay, _, refusal) in &self.asked {
             relay.write(w);
@@ -134,14 +144,15 @@ impl Joining {
     fn read(r: &mut Reader<'_>, now: Now) -> Result<Self, Malformed> {
         let link: Link = r.text(MAX_LINK, "link")?.parse().map_err(|_| Malformed::Value("link"))?;
         let reader = Secret::read(r, "reader")?;
-        let (opened, introduced) = (r.bool("opened")?, r.bool("introduced")?);
+        let opened = r.bool("opened")?;
+        let welcome = if r.bool("welcome")? { Some(r.bounded(BOX_CONTENT_LEN, "welcome")?.to_vec()) } else { None };
         let mut asked = Vec::new();
         for _ in 0..r.count(MAX_COPIES, "relays")? {
             let relay = RelayId::read(r)?;
             let refusal = if r.bool("refused")? { Some(read_failure(r)?) } else { None };
             asked.push((relay, None, refusal));
         }
-        Ok(Self { link, reader, asked, opened, introduced, until: now.mono + JOIN_PATIENCE })
+        Ok(Self { link, reader, asked, opened, welcome, until: now.mono + JOIN_PATIENCE })
     }
 
     /// Asks those relays for the invitation that have said nothing yet.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::command::ReaderCapability;
-use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES, QueueKey};
+use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES};
 use posta_protocol::error::Malformed;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Now, Wall};
@@ -107,7 +107,6 @@ impl InQueue {
             relay,
             reader,
             invited,
-            seal: Box::new(QueueKey::new(&key)),
             key,
             kind: QueueKind::Plain,
             create: None,

@@ -1,32 +1,39 @@
 //! The queues that we write to as records. A sealed box is kept as it is: under its number nothing else ever leaves.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::command::WriterCapability;
-use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES, QueueAddress, QueueKey};
+use posta_protocol::end_to_end::{MAX_QUEUES, QueueKey};
 use posta_protocol::error::Malformed;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Now, Wall};
-use posta_protocol::params::BOX_LEN;
+use posta_protocol::params::{BOX_CONTENT_LEN, BOX_LEN};
 use posta_protocol::secret::Secret;
 
 use super::{Message, OUTBOX, OutQueue, Outgoing, Sealed, State, What};
+use crate::end_to_end::{Conversation, Turn};
 use crate::session::core::Core;
 use crate::session::event::ContactId;
 use crate::session::saved::{Part, Parts, reader, writer};
 
 /// Boxes of one queue that are kept, at most: all of the outbox, receipts and what was renumbered.
 const MAX_BOXES: usize = 16 * OUTBOX;
+/// Insides of boxes that are no messages, by kind.
+const INTRODUCTION: u8 = 1;
+const RECEIPT: u8 = 2;
+const TURN: u8 = 3;
 
 impl Outgoing {
     pub(crate) fn write(&self, w: &mut Writer) {
         w.u64(self.next_number);
         w.u64(self.delivered);
-        w.u64(self.receipt);
-        w.bool(!self.introduction.is_empty());
-        if !self.introduction.is_empty() {
-            QueueAddress::write_list(&self.introduction, w);
+        w.bool(self.introduction.is_some());
+        // By the numbers of their records.
+        for number in [self.receipt.as_ref().map(|(n, _)| *n), self.turn.as_ref().map(|t| t.epoch), self.withheld] {
+            w.bool(number.is_some());
+            w.u64(number.unwrap_or_default());
         }
         w.count(self.messages.len());
         for (number, message) in &self.messages {
@@ -39,44 +46,80 @@ impl Outgoing {
         self.queues.iter().for_each(|q| q.write(w));
     }
 
-    pub(crate) fn read(r: &mut Reader<'_>, id: ContactId, parts: &mut Parts) -> Result<Self, Malformed> {
+    pub(crate) fn read(
+        r: &mut Reader<'_>,
+        id: ContactId,
+        conversation: &Conversation,
+        parts: &mut Parts,
+    ) -> Result<Self, Malformed> {
         let mut new = Self::new(id);
         new.next_number = r.u64("next number")?;
         new.delivered = r.u64("delivered")?;
-        new.receipt = r.u64("receipt")?;
+        let mut inside = |part| -> Result<Arc<[u8]>, Malformed> {
+            let bytes = parts.remove(&part).ok_or(Malformed::Value("inside"))?;
+            Ok(reader(&bytes)?.bounded(BOX_CONTENT_LEN, "inside")?.into())
+        };
         if r.bool("introduction")? {
-            new.introduction = QueueAddress::read_list(r)?;
+            new.introduction = Some(inside(Part::Inside(INTRODUCTION, 0))?);
         }
+        let mut number = || -> Result<_, Malformed> { Ok((r.bool("inside")?, r.u64("inside")?)) };
+        let [(is_receipt, receipt), (is_turn, epoch), (is_withheld, up_to)] = [number()?, number()?, number()?];
+        if is_receipt {
+            new.receipt = Some((receipt, inside(Part::Inside(RECEIPT, receipt))?));
+        }
+        if is_turn {
+            new.turn = Some(Turn { epoch, bytes: inside(Part::Inside(TURN, epoch))? });
+        }
+        new.withheld = is_withheld.then_some(up_to);
         for _ in 0..r.count(OUTBOX, "messages")? {
             let number = r.u64("number")?;
-            let body = parts.remove(&Part::Message(number)).ok_or(Malformed::Value("message"))?;
-            let body = reader(&body)?.bounded(MAX_MESSAGE_LEN, "body")?.to_vec();
+            let kept = parts.remove(&Part::Message(number)).ok_or(Malformed::Value("message"))?;
+            let mut kept = reader(&kept)?;
+            let (epoch, sealed) = (kept.u64("epoch")?, kept.u64("sealed")?);
+            let inner = kept.bounded(BOX_CONTENT_LEN, "inside")?.into();
             let expires = Wall(r.u64("expires")?);
             let stored = r.count(usize::from(u16::MAX), "stored")?;
-            new.messages.insert(number, Message { expires, body, stored, failed: r.bool("failed")? });
+            new.messages.insert(number, Message { expires, inner, epoch, sealed, stored, failed: r.bool("failed")? });
         }
         for index in 0..r.count(MAX_QUEUES, "queues")? {
             let index = u8::try_from(index).map_err(|_| Malformed::Value("queues"))?;
-            new.queues.push(OutQueue::read(r, index, parts)?);
+            new.queues.push(OutQueue::read(r, index, conversation, parts)?);
         }
         Ok(new)
     }
 
     pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
         let boxes = (0..).zip(&self.queues).flat_map(|(i, q)| q.boxes.keys().map(move |s| Part::Box(i, *s)));
-        self.messages.keys().map(|number| Part::Message(*number)).chain(boxes)
+        let introduction = self.introduction.as_ref().map(|_| Part::Inside(INTRODUCTION, 0));
+        let receipt = self.receipt.as_ref().map(|(n, _)| Part::Inside(RECEIPT, *n));
+        let turn = self.turn.as_ref().map(|t| Part::Inside(TURN, t.epoch));
+        let insides = [introduction, receipt, turn].into_iter().flatten();
+        self.messages.keys().map(|number| Part::Message(*number)).chain(boxes).chain(insides)
     }
 
     pub(crate) fn part(&self, part: Part) -> Option<Vec<u8>> {
         match part {
             Part::Message(number) => {
+                let message = self.messages.get(&number)?;
                 let mut w = writer();
-                w.bounded(&self.messages.get(&number)?.body);
+                w.u64(message.epoch);
+                w.u64(message.sealed);
+                w.bounded(&message.inner);
                 Some(w.finish())
             }
             Part::Box(queue, sequence) => {
                 let sealed = self.queues.get(usize::from(queue))?.boxes.get(&sequence)?;
                 Some(sealed.bytes.to_vec())
+            }
+            Part::Inside(kind, _) => {
+                let inside = match kind {
+                    INTRODUCTION => self.introduction.as_ref()?,
+                    RECEIPT => &self.receipt.as_ref()?.1,
+                    _ => &self.turn.as_ref()?.bytes,
+                };
+                let mut w = writer();
+                w.bounded(inside);
+                Some(w.finish())
             }
             Part::Overtaken(_) => None,
         }
@@ -104,7 +147,7 @@ impl OutQueue {
             State::Secured => 2,
             State::Lost => 3,
         });
-        for flag in [self.was_secured, self.restored, self.secured_again, self.receipt, self.introduce] {
+        for flag in [self.was_secured, self.restored, self.secured_again, self.receipt, self.turn, self.introduce] {
             w.bool(flag);
         }
         w.u64(self.next_sequence);
@@ -117,6 +160,7 @@ impl OutQueue {
                 What::Message(number) => (1, number),
                 What::Receipt => (2, 0),
                 What::Introduction => (3, 0),
+                What::Turn => (4, 0),
             };
             w.u8(kind);
             w.u64(number);
@@ -124,7 +168,8 @@ impl OutQueue {
         }
     }
 
-    fn read(r: &mut Reader<'_>, index: u8, parts: &mut Parts) -> Result<Self, Malformed> {
+    fn read(r: &mut Reader<'_>, index: u8, conversation: &Conversation, parts: &mut Parts) -> Result<Self, Malformed> {
+        let founded = conversation.founded().ok_or(Malformed::Value("conversation"))?;
         let relay = RelayId::read(r)?;
         let (invited, writer) = (WriterCapability::read(r)?, WriterCapability::read(r)?);
         let key = Secret::read(r, "key")?;
@@ -135,7 +180,7 @@ impl OutQueue {
             _ => return Err(Malformed::Value("state")),
         };
         let (was_secured, restored, secured_again) = (r.bool("flag")?, r.bool("flag")?, r.bool("flag")?);
-        let (receipt, introduce) = (r.bool("flag")?, r.bool("flag")?);
+        let (receipt, turn, introduce) = (r.bool("flag")?, r.bool("flag")?, r.bool("flag")?);
         let next_sequence = r.u64("next sequence")?;
         let mut waiting = VecDeque::new();
         for _ in 0..r.count(2 * OUTBOX, "waiting")? {
@@ -149,6 +194,7 @@ impl OutQueue {
                 1 => What::Message(number),
                 2 => What::Receipt,
                 3 => What::Introduction,
+                4 => What::Turn,
                 _ => return Err(Malformed::Value("kind")),
             };
             let bytes = parts.remove(&Part::Box(index, sequence)).filter(|b| b.len() == BOX_LEN);
@@ -159,7 +205,8 @@ impl OutQueue {
             relay,
             invited,
             writer,
-            seal: Box::new(QueueKey::new(&key)),
+            seal: QueueKey::within(&founded.exported, &key),
+            invited_seal: QueueKey::new(&key),
             key,
             state,
             was_secured,
@@ -171,6 +218,7 @@ impl OutQueue {
             boxes,
             waiting,
             receipt,
+            turn,
             introduce,
         })
     }
