@@ -9,9 +9,11 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use posta_link::exit;
 
-use crate::demo::{self, Kill, Moment, Plan, Target};
+use crate::demo::{self, Plan};
+use crate::fault::{Deed, Fault, Moment, Target};
 use crate::layout::Size;
 use crate::network::Times;
+use crate::scenario::{LIBRARY, Outcome, Scenario};
 use crate::up::{self, Wanted};
 use crate::{process, running};
 
@@ -57,6 +59,27 @@ enum Command {
         #[arg(long, value_name = "MS", conflicts_with = "at", hide = true)]
         at_start: Option<u64>,
     },
+    /// Run a scenario: a network, traffic, what goes wrong, and what is expected of it.
+    ///
+    /// Exits 0 only if every run meets what the scenario expects; says the seed and the command of one that didn't.
+    Run {
+        /// One that comes with the program, or a TOML file.
+        scenario: String,
+        /// Seed of the bodies and of who is struck; drawn and printed if not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Runs, each with the next seed.
+        #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        repeat: u16,
+        /// One JSON object for each run.
+        #[arg(long)]
+        json: bool,
+        /// Keep keys, stores and logs of the runs in this folder, one below it for each seed.
+        #[arg(long, value_name = "FOLDER")]
+        keep: Option<PathBuf>,
+    },
+    /// The scenarios that come with the program.
+    Scenarios,
     /// Start a network and stay until interrupted; prints how to connect.
     Up {
         /// Relays, half of them edges (entries and queues) and half mixes.
@@ -203,9 +226,19 @@ fn run(command: Command) -> Result<ExitCode> {
                 let mut plan = Plan { messages: messages.into(), over, durable, ..Plan::demo(seed) };
                 if let Some(n) = victim {
                     let at = at_start.map_or(Moment::Share(at), |ms| Moment::Start(Duration::from_millis(ms)));
-                    plan.kills = vec![Kill { at, who: Target::Any(n) }];
+                    plan.faults = vec![Fault { at, who: Target::Any(n), what: Deed::KillButRestartEdges }];
                 }
                 demo_command(json, &plan, keep).await
+            }
+            Command::Run { scenario, seed, repeat, json, keep } => {
+                let first = seed.unwrap_or_else(rand::random);
+                run_scenario(&scenario, first, repeat, json, keep).await
+            }
+            Command::Scenarios => {
+                for (name, _) in LIBRARY {
+                    println!("{name:<20} {}", Scenario::load(name)?.about);
+                }
+                Ok(ExitCode::from(exit::OK))
             }
             Command::Up { relays, authorities, epoch, key_epoch, detach, cleared, place } => {
                 if key_epoch % u32::from(epoch) != 0 {
@@ -237,20 +270,67 @@ fn run(command: Command) -> Result<ExitCode> {
     })
 }
 
-async fn demo_command(json: bool, plan: &Plan, keep: Option<PathBuf>) -> Result<ExitCode> {
-    let dir = keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("posta-demo-{}", std::process::id())));
-    if dir.exists() {
-        anyhow::bail!("{} is there already: remove it or name another folder", dir.display());
+/// A folder for a run: what isn't kept goes with it.
+struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    fn new(keep: Option<PathBuf>, otherwise: &str) -> Result<Self> {
+        let path =
+            keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("{otherwise}-{}", std::process::id())));
+        if path.exists() {
+            anyhow::bail!("{} is there already: remove it or name another folder", path.display());
+        }
+        Ok(Self { path, keep: keep.is_some() })
     }
-    let result = tokio::select! {
-        result = demo::run(Size::DEMO, &dir, plan, json) => result,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.keep {
+            // What can't be removed is in the temporary folder, which the system clears.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+async fn unless_interrupted<T>(run: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = run => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; all processes are stopped")),
-    };
-    if keep.is_none() {
-        // What can't be removed is in the temporary folder, which the system clears.
-        let _ = std::fs::remove_dir_all(&dir);
     }
-    let report = result.with_context(|| format!("the demo failed (seed {})", plan.seed))?;
+}
+
+async fn run_scenario(name: &str, first: u64, repeat: u16, json: bool, keep: Option<PathBuf>) -> Result<ExitCode> {
+    let scenario = Scenario::load(name)?;
+    let mut passed = true;
+    for n in 0..u64::from(repeat) {
+        let seed = first.wrapping_add(n);
+        let folder = Folder::new(keep.as_ref().map(|k| k.join(seed.to_string())), "posta-run")?;
+        let plan = scenario.plan(seed)?;
+        let run = demo::run(scenario.size(), scenario.times(), &folder.path, &plan, json);
+        let report = unless_interrupted(run).await;
+        let report = report.with_context(|| format!("the run failed: posta-testnet run {name} --seed {seed}"))?;
+        let outcome = Outcome { scenario: name.to_owned(), seed, failed: scenario.judge(&report), report };
+        if json {
+            println!("{}", serde_json::to_string(&outcome)?);
+        } else {
+            println!("{outcome}");
+        }
+        if !outcome.failed.is_empty() {
+            passed = false;
+            eprintln!("again: posta-testnet run {name} --seed {seed} --keep FOLDER");
+        }
+    }
+    Ok(ExitCode::from(if passed { exit::OK } else { exit::FAILURE }))
+}
+
+async fn demo_command(json: bool, plan: &Plan, keep: Option<PathBuf>) -> Result<ExitCode> {
+    let folder = Folder::new(keep, "posta-demo")?;
+    let run = demo::run(Size::DEMO, Times::DEMO, &folder.path, plan, json);
+    let report = unless_interrupted(run).await.with_context(|| format!("the demo failed (seed {})", plan.seed))?;
     if json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

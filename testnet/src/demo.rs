@@ -5,17 +5,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use crate::fault::{Deed, Fault, Later, Moment, Target};
 use crate::layout::Size;
 use crate::ledger::{Ledger, Side, body};
 use crate::network::{Network, Times};
 use crate::process::Said;
 use crate::report::{Percentiles, Report, Victim};
+
+mod strike;
 
 /// How long after the last send a message may still arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,52 +31,23 @@ pub struct Plan {
     pub messages: usize,
     /// Time over which they are sent.
     pub over: Duration,
-    /// Who is killed, and when.
-    pub kills: Vec<Kill>,
+    /// Who is killed or held up, and when.
+    pub faults: Vec<Fault>,
     /// Seed of bodies and choices.
     pub seed: u64,
     /// Whether the clients keep their state on disk.
     pub durable: bool,
 }
 
-/// One kill.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Kill {
-    /// When.
-    pub at: Moment,
-    /// Who.
-    pub who: Target,
-}
-
-/// When somebody is killed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Moment {
-    /// So long after the network was started, while the clients are connecting at the latest.
-    Start(Duration),
-    /// After this share of all messages was sent, 0.0 to 1.0.
-    Share(f64),
-}
-
-/// Who is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A mix that has carried packets; for good.
-    Mix,
-    /// An edge that holds a queue in use; started again.
-    QueueEdge,
-    /// The n-th process of the network that isn't a client, authorities first; started again if it is an edge.
-    Any(usize),
-}
-
 impl Plan {
     /// The demo as it is promised: 200 messages each way over 10 s, a mix and an edge killed.
     #[must_use]
     pub fn demo(seed: u64) -> Self {
-        let kills = vec![
-            Kill { at: Moment::Share(1.0 / 3.0), who: Target::Mix },
-            Kill { at: Moment::Share(2.0 / 3.0), who: Target::QueueEdge },
+        let faults = vec![
+            Fault { at: Moment::Share(1.0 / 3.0), who: Target::Mix, what: Deed::Kill },
+            Fault { at: Moment::Share(2.0 / 3.0), who: Target::QueueEdge, what: Deed::Restart(Duration::ZERO) },
         ];
-        Self { messages: 200, over: Duration::from_secs(10), kills, seed, durable: false }
+        Self { messages: 200, over: Duration::from_secs(10), faults, seed, durable: false }
     }
 }
 
@@ -82,18 +55,19 @@ impl Plan {
 ///
 /// # Errors
 /// If the network can't be started or the clients don't connect; lost messages are no error but in the report.
-pub async fn run(size: Size, dir: &Path, plan: &Plan, quiet: bool) -> Result<Report> {
+pub async fn run(size: Size, times: Times, dir: &Path, plan: &Plan, quiet: bool) -> Result<Report> {
     let started = Instant::now();
     let mut progress = Progress::new(quiet);
     progress.say("starting the network");
-    let mut network = Network::start(size, Times::DEMO, dir)?;
+    let mut network = Network::start(size, times, dir)?;
     let result = Demo {
         network: &mut network,
         plan,
         started,
         ledger: Ledger::default(),
         rng: ChaCha20Rng::seed_from_u64(plan.seed),
-        kills: plan.kills.clone(),
+        faults: plan.faults.clone(),
+        later: Vec::new(),
         victims: Vec::new(),
         progress,
     }
@@ -109,7 +83,9 @@ struct Demo<'a> {
     started: Instant,
     ledger: Ledger,
     rng: ChaCha20Rng,
-    kills: Vec<Kill>,
+    faults: Vec<Fault>,
+    /// What follows from a fault, and when.
+    later: Vec<(Instant, Later)>,
     victims: Vec<Victim>,
     progress: Progress,
 }
@@ -150,22 +126,15 @@ impl Demo<'_> {
     /// Two clients; one invites, the other joins.
     async fn connect(&mut self) -> Result<()> {
         let deadline = self.started + CONNECT;
+        self.plan_ahead(self.started, |at| match at {
+            Moment::Start(after) => Some(after),
+            Moment::After(_) | Moment::Share(_) => None,
+        });
         self.progress.say("waiting for the directory's first consensus");
         self.start_client(Side::Inviter, 0, &[])?;
         let mut connected = 0;
         while connected < 2 {
-            let kill = self.kills.iter().find_map(|k| match k.at {
-                Moment::Start(after) => Some((self.started + after, *k)),
-                Moment::Share(_) => None,
-            });
-            let next = self.next(kill.map_or(deadline, |(at, _)| at.min(deadline))).await?;
-            if let (None, Some((at, kill))) = (&next, kill)
-                && at < deadline
-            {
-                self.kills.retain(|k| *k != kill);
-                self.kill(kill.who).await?;
-                continue;
-            }
+            let next = self.next(deadline).await?;
             let (name, line) = next
                 .context("the clients did not connect in time: run again with --keep, the logs say what is missing")?;
             match event(&line) {
@@ -200,20 +169,19 @@ impl Demo<'_> {
     async fn exchange(&mut self) -> Result<()> {
         let begin = Instant::now();
         let total = self.plan.messages;
+        self.plan_ahead(begin, |at| match at {
+            Moment::After(after) => Some(after),
+            Moment::Start(_) | Moment::Share(_) => None,
+        });
         for number in 1..=total {
             let share = (number - 1) as f64 / total as f64;
             let due = begin + self.plan.over.mul_f64(share);
             while let Some((name, line)) = self.next(due).await? {
                 self.note(&name, &line);
             }
-            let due = |k: &Kill| match k.at {
-                Moment::Share(at) => at <= share,
-                // The clients were quicker: now, then.
-                Moment::Start(_) => true,
-            };
-            if let Some(i) = self.kills.iter().position(due) {
-                let kill = self.kills.swap_remove(i);
-                self.kill(kill.who).await?;
+            if let Some(i) = self.faults.iter().position(|f| matches!(f.at, Moment::Share(at) if at <= share)) {
+                let fault = self.faults.swap_remove(i);
+                self.strike(fault).await?;
             }
             for side in Side::BOTH {
                 let text = body(side, number, &mut self.rng);
@@ -222,13 +190,15 @@ impl Demo<'_> {
             }
             self.show();
         }
-        sleep_until(begin + self.plan.over).await;
+        while let Some((name, line)) = self.next(begin + self.plan.over).await? {
+            self.note(&name, &line);
+        }
         Ok(())
     }
 
     async fn wait_for_the_rest(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while self.ledger.delivered() < self.ledger.total() {
+        while self.ledger.delivered() < self.ledger.total() || !self.later.is_empty() {
             let Some((name, line)) = self.next(deadline).await? else { break };
             self.note(&name, &line);
             self.show();
@@ -244,7 +214,14 @@ impl Demo<'_> {
     /// The next line that a client printed, or none until the deadline.
     async fn next(&mut self, deadline: Instant) -> Result<Option<(String, Value)>> {
         loop {
-            let Ok(said) = timeout_at(deadline, self.network.next()).await else { return Ok(None) };
+            let due = self.later.iter().map(|(at, _)| *at).min().filter(|at| *at <= deadline);
+            let Ok(said) = timeout_at(due.unwrap_or(deadline), self.network.next()).await else {
+                match due {
+                    Some(due) => self.follow(due).await?,
+                    None => return Ok(None),
+                }
+                continue;
+            };
             match said {
                 (name, Said::Line(line)) if side_of(&name).is_some() => return Ok(Some((name, line))),
                 (name, Said::Ended(pid)) if self.network.should_run(&name, pid) => {
@@ -275,44 +252,6 @@ impl Demo<'_> {
             }
             _ => {}
         }
-    }
-
-    async fn kill(&mut self, who: Target) -> Result<()> {
-        let name = self.victim(who)?;
-        let role = if name.starts_with("edge") {
-            "edge"
-        } else if name.starts_with("mix") {
-            "mix"
-        } else {
-            "authority"
-        };
-        let restarted = role == "edge";
-        let packets_carried = self.network.carried(&name);
-        self.progress.say(&format!("SIGKILL {name} after {packets_carried} packets"));
-        self.network.kill(&name).await?;
-        if restarted {
-            self.network.restart(&name)?;
-        }
-        self.victims.push(Victim { name, role, restarted, packets_carried });
-        Ok(())
-    }
-
-    fn victim(&mut self, who: Target) -> Result<String> {
-        let candidates: Vec<String> = match who {
-            Target::Mix => self.network.names("mix").filter(|n| self.network.carried(n) > 0).collect(),
-            Target::QueueEdge => self.network.names("edge").filter(|n| self.network.stored(n) > 0).collect(),
-            Target::Any(n) => {
-                let all: Vec<String> =
-                    ["authority", "edge", "mix"].iter().flat_map(|r| self.network.names(r)).collect();
-                let n = n % all.len().max(1);
-                all.into_iter().skip(n).take(1).collect()
-            }
-        };
-        if candidates.is_empty() {
-            bail!("no process fits {who:?}: none has carried anything yet");
-        }
-        let n = self.rng.random_range(0..candidates.len());
-        candidates.into_iter().nth(n).context("a candidate")
     }
 
     fn show(&mut self) {

@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`demo`] | the main job: messages, two kills, a report |
+//! | [`scenario`], [`fault`] | a network, traffic, what goes wrong and what is expected, from a file |
 //! | [`up`] | a network that stays |
 //! | [`running`] | that network from outside: `status`, `exec`, `logs`, `down` |
 //! | [`network`], [`process`] | authorities, relays and clients as processes of this same program |
@@ -13,6 +14,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod fault;
 pub mod impair;
 pub mod layout;
 pub mod ledger;
@@ -20,5 +22,6 @@ pub mod network;
 pub mod process;
 pub mod report;
 pub mod running;
+pub mod scenario;
 pub mod sim;
 pub mod up;

@@ -13,6 +13,7 @@ use posta_node::config::{self as relay, Role as Offer};
 use posta_node::keys::Keys;
 use posta_protocol::document::Authorities;
 use posta_protocol::now::Wall;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -187,6 +188,37 @@ impl Network {
         let Some(process) = self.running.remove(name) else { bail!("{name} isn't running") };
         self.counters.remove(name);
         process.kill().await.with_context(|| format!("{name} can't be killed"))
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Errors
+    /// If there is no such process, or it doesn't end.
+    pub async fn terminate(&mut self, name: &str) -> Result<()> {
+        let Some(process) = self.running.remove(name) else { bail!("{name} isn't running") };
+        self.counters.remove(name);
+        process.terminate(STOP).await.with_context(|| format!("{name} doesn't stop"))
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn pause(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::STOP)
+    }
+
+    /// SIGCONT. Nothing happens to one that is gone by now.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn resume(&self, name: &str) -> Result<()> {
+        if self.running.contains_key(name) { self.signal(name, Signal::CONT) } else { Ok(()) }
+    }
+
+    fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let process = self.running.get(name).with_context(|| format!("{name} isn't running"))?;
+        process.signal(signal).with_context(|| format!("{name} can't be told"))
     }
 
     /// Stops everything.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -93,6 +94,31 @@ impl Process {
     /// If the system refuses.
     pub async fn kill(mut self) -> io::Result<()> {
         self.child.kill().await
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// SIGTERM, and waits.
+    ///
+    /// # Errors
+    /// If it has not ended after `patience`; it is killed then.
+    pub async fn terminate(mut self, patience: Duration) -> io::Result<()> {
+        self.signal(Signal::TERM)?;
+        match tokio::time::timeout(patience, self.child.wait()).await {
+            Ok(ended) => ended.map(drop),
+            Err(late) => {
+                self.child.kill().await?;
+                Err(io::Error::from(late))
+            }
+        }
     }
 
     /// Lets go of the tether and waits; kills it after `patience`.

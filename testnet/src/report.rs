@@ -24,7 +24,7 @@ pub struct Report {
     pub latency_ms: Percentiles,
     /// From starting the first process to the first message delivered, in seconds.
     pub start_to_first_delivery_s: f64,
-    /// The processes that were killed on the way.
+    /// The processes that something was done to on the way.
     pub victims: Vec<Victim>,
 }
 
@@ -39,14 +39,16 @@ pub struct Percentiles {
     pub p99: f64,
 }
 
-/// A process that was killed.
+/// A process that was killed, stopped or held up.
 #[derive(Debug, Clone, Serialize)]
 pub struct Victim {
     /// Its name in this testnet.
     pub name: String,
     /// `mix`, `edge` or `authority`.
     pub role: &'static str,
-    /// Whether it was started again.
+    /// `kill`, `stop` or `pause`.
+    pub deed: &'static str,
+    /// Whether it was started again, or went on.
     pub restarted: bool,
     /// Packets that it had carried before.
     pub packets_carried: u64,
@@ -82,7 +84,12 @@ impl fmt::Display for Report {
         writeln!(f, "latency     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms")?;
         writeln!(f, "first       message delivered {:.1} s after the start", self.start_to_first_delivery_s)?;
         for v in &self.victims {
-            let after = if v.restarted { "killed and restarted" } else { "killed for good" };
+            let after = match (v.deed, v.restarted) {
+                ("pause", _) => "held up for a while",
+                ("stop", _) => "stopped and started again",
+                (_, true) => "killed and restarted",
+                (_, false) => "killed for good",
+            };
             writeln!(f, "victim      {} ({}), {after} after {} packets", v.name, v.role, v.packets_carried)?;
         }
         write!(f, "{}", if self.passed() { "PASSED" } else { "FAILED" })

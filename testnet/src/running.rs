@@ -179,7 +179,11 @@ pub fn exec(dir: &Path, name: &str, arguments: &[String]) -> Result<ExitCode> {
         let names: Vec<_> = state.nodes.iter().map(|node| node.name.as_str()).collect();
         bail!("there is no {name} here, only posta, {}", names.join(", "));
     } else if name.starts_with("authority") {
-        (Role::Directory, "--config", Layout::config_in(dir, name))
+        // What is asked of all authorities needs their list and no configuration.
+        match arguments.first().map(String::as_str) {
+            Some("show" | "votes" | "verify-evidence") => (Role::Directory, "--network", dir.join(Layout::NETWORK)),
+            _ => (Role::Directory, "--config", Layout::config_in(dir, name)),
+        }
     } else {
         (Role::Node, "--config", Layout::config_in(dir, name))
     };

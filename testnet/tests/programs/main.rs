@@ -4,6 +4,7 @@
 mod demo;
 mod kills;
 mod refusals;
+mod scenarios;
 mod shared;
 mod soak;
 mod stays;

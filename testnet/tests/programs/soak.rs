@@ -1,6 +1,6 @@
 //! The full counts; minutes to hours. Run by `make soak`, the last run stands in `benches/README.md`.
 
-use crate::shared::demo;
+use crate::shared::{demo, testnet};
 
 /// The whole demo, ten times in a row.
 #[test]
@@ -29,5 +29,20 @@ fn twenty_kills_of_any_process_lose_nothing() {
         let (report, passed) = demo(&args);
         println!("{}: {report}", args.join(" "));
         assert!(passed, "posta-testnet demo {}: {report}", args.join(" "));
+    }
+}
+
+/// Each scenario of the library.
+#[test]
+#[ignore = "minutes: make soak"]
+fn every_scenario_of_the_library_passes() {
+    let list = testnet().arg("scenarios").output().expect("the program runs");
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    let names: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.len() >= 12, "{list}");
+    for name in names {
+        let out = testnet().args(["run", name, "--seed=1", "--json"]).output().expect("the program runs");
+        println!("{name}: {}", String::from_utf8_lossy(&out.stdout).trim());
+        assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }
