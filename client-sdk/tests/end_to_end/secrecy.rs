@@ -17,14 +17,14 @@ fn a_state_copied_now_opens_no_earlier_message() {
     pair.turn(0);
     pair.say(1, "after another");
     let wire = pair.wire[already..].to_vec();
-    for at in 0..2 {
+    for (at, before) in before.iter().enumerate() {
         let mut stolen = copy(&pair.ends[at]);
         for (from, sealed) in &wire {
             assert!(open(&mut stolen, sealed).is_err(), "the thief of {at} reads what {from} has said");
         }
         // Control: who has copied the state before can read what came after. So the messages are readable at all, and
         // it is the passing of time that ends it.
-        let mut early = copy(&before[at]);
+        let mut early = copy(before);
         let read = wire.iter().filter(|(from, sealed)| *from != at && open(&mut early, sealed).is_ok()).count();
         assert!(read >= 4, "the control reads {read} only");
     }

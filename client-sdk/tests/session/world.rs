@@ -1,6 +1,7 @@
 //! A network in one process under virtual time: real keys, real packets, real peeling; queues in a map.
 
 mod disk;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -392,11 +393,6 @@ impl World {
         }
     }
 
-    /// The invitation that a relay holds, for one who knows the link.
-    pub(crate) fn blob(&self, id: &BlobId) -> Option<&[u8]> {
-        self.relays.iter().find_map(|r| r.blobs.get(id)).map(|b| &*b.body)
-    }
-
     fn reply(&mut self, index: usize, block: ReplyBlock, mut body: Body) {
         if let Body::Message { body, .. } = &mut body
             && self.garbles == Some(index)
@@ -589,15 +585,6 @@ impl World {
         self.relays[index].queues.clear();
         self.relays[index].blobs.clear();
         self.relays[index].incarnation += 1;
-    }
-
-    /// The documents of another network.
-    pub(crate) fn foreign_link() -> String {
-        use posta_protocol::end_to_end::QueueAddress;
-        use posta_protocol::invitation::Offer;
-        let rng = &mut ChaCha20Rng::seed_from_u64(99);
-        let address = QueueAddress { relay: RelayId([9; 32]), invited: Secret::random(rng), key: Secret::random(rng) };
-        Offer::new(vec![address], Vec::new(), rng).link([RelayId([9; 32]), RelayId([8; 32])]).to_text()
     }
 }
 
