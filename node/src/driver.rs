@@ -19,8 +19,9 @@ use std::vec;
 
 use posta_link::fetch::Network;
 use posta_link::mirror::Mirrored;
-use posta_link::{Audience, Endpoint, Link};
+use posta_link::{Audience, Endpoint, Link, LinkSender};
 use posta_protocol::document::Consensus;
+use posta_protocol::frame::Frame;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::Mono;
@@ -57,7 +58,7 @@ mod workers;
 
 use self::board::{Board, Makings, Settings as Configs};
 use self::cache::Cache;
-use self::clients::{ClientEvent, ToClient};
+use self::clients::ClientEvent;
 use self::clock::Clock;
 pub(crate) use self::clock::{Utc, wall};
 use self::control::Control;
@@ -240,7 +241,7 @@ struct Running {
     filter: Filter,
     geometry: Geometry,
     links: Links,
-    clients: HashMap<ClientLink, mpsc::Sender<ToClient>>,
+    clients: HashMap<ClientLink, LinkSender>,
     store: mpsc::Sender<StoreJob>,
     intake: Intake,
     /// Packets that the workers have passed on, and that wait until there is room in front of the neighbours.
@@ -546,8 +547,10 @@ impl Running {
                         self.core.counters_mut().link_backlog += 1;
                     }
                 }
-                Action::Deliver { link, packet } => self.tell(link, ToClient::Packet(packet)),
-                Action::Attached { link, inbox } => self.tell(link, ToClient::Attached(inbox)),
+                Action::Deliver { link, packet } => self.tell(link, |client| client.try_send(packet).is_ok()),
+                Action::Attached { link, inbox } => {
+                    self.tell(link, |client| client.try_control(Frame::Attached(inbox)).is_ok());
+                }
                 Action::Store { token, op } => {
                     if self.store.try_send(StoreJob::Op(token, op)).is_err() {
                         let outcome = Outcome::Refused(Refusal::Busy);
@@ -558,8 +561,8 @@ impl Running {
         }
     }
 
-    fn tell(&mut self, link: ClientLink, item: ToClient) {
-        if self.clients.get(&link).is_none_or(|client| client.try_send(item).is_err()) {
+    fn tell(&mut self, link: ClientLink, say: impl FnOnce(&LinkSender) -> bool) {
+        if !self.clients.get(&link).is_some_and(say) {
             self.core.counters_mut().client_backlog += 1;
         }
     }

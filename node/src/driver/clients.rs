@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use posta_link::mirror::Mirrored;
-use posta_link::{Audience, Connection, Endpoint, LinkReceiver, LinkSender, Received};
+use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender, Received};
 use posta_protocol::frame::Frame;
-use posta_protocol::ids::InboxId;
-use posta_protocol::packet::Packet;
 use posta_protocol::secret::Secret;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
@@ -18,25 +16,17 @@ use super::pace::Pace;
 use super::workers::Intake;
 use crate::relay::{ClientLink, Source};
 
-/// Packets that wait for one client besides those that its link holds, about 1.3 MB; more are dropped.
-pub(crate) const CLIENT_BACKLOG: usize = 64;
 /// Events of clients that wait for the owner; then the clients wait.
 pub(crate) const CLIENT_EVENTS: usize = 256;
 
 /// What a client does besides sending packets.
 pub(crate) enum ClientEvent {
-    /// It has a link; what is for it goes there.
-    Up(ClientLink, mpsc::Sender<ToClient>),
+    /// It has a link; what is for it goes there. A client that takes nothing can still send.
+    Up(ClientLink, LinkSender),
     /// It wants an inbox.
     Attach(ClientLink, Secret<32>),
     /// Its link is closed.
     Gone(ClientLink),
-}
-
-/// What goes to a client.
-pub(crate) enum ToClient {
-    Packet(Packet),
-    Attached(InboxId),
 }
 
 /// What every task of a client's link needs.
@@ -77,15 +67,20 @@ async fn serve(shared: Shared, connection: Connection, number: ClientLink) {
         Err(e) => return debug!("a client's link was not opened: {e}"),
     };
     drop(consensus);
-    let (backlog, queue) = mpsc::channel(CLIENT_BACKLOG);
-    if shared.events.send(ClientEvent::Up(number, backlog)).await.is_err() {
+    let Link { sender, receiver, connection, .. } = link;
+    if shared.events.send(ClientEvent::Up(number, sender)).await.is_err() {
         return;
     }
-    let pace = Pace::client(shared.packets_per_second, &link.connection);
-    tokio::spawn(write(link.sender, queue));
-    read(&shared, link.receiver, number, &pace).await;
+    let pace = Pace::client(shared.packets_per_second, &connection);
+    // A task of its own: this one is as large as what opening a link takes, and a relay has many clients.
+    tokio::spawn(live(shared, receiver, number, pace));
+}
+
+/// Reads for as long as the link lives.
+async fn live(shared: Shared, receiver: LinkReceiver, number: ClientLink, pace: Pace) {
+    read(&shared, receiver, number, &pace).await;
     // Fails when the owner is gone, at the end.
-    let _ = shared.events.send(ClientEvent::Gone(number)).await;
+    let _ = Box::pin(shared.events.send(ClientEvent::Gone(number))).await;
 }
 
 async fn read(shared: &Shared, mut receiver: LinkReceiver, number: ClientLink, pace: &Pace) {
@@ -97,31 +92,18 @@ async fn read(shared: &Shared, mut receiver: LinkReceiver, number: ClientLink, p
         };
         let wait = pace.turn(shared.clock.now().mono);
         if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
+            Box::pin(tokio::time::sleep(wait)).await;
         }
         let taken = match received {
             None | Some(Received::Control(Frame::Goodbye)) => return,
             Some(Received::Packet(packet)) => shared.intake.packet(Source::Client(number), packet).await,
             Some(Received::Control(Frame::Attach(secret))) => {
-                shared.events.send(ClientEvent::Attach(number, secret)).await.is_ok()
+                // What is rare is on the heap, so that the task of a client that does nothing stays small.
+                Box::pin(shared.events.send(ClientEvent::Attach(number, secret))).await.is_ok()
             }
             Some(Received::Control(_)) => true,
         };
         if !taken {
-            return;
-        }
-    }
-}
-
-/// Writes until the owner lets go or the link closes. Reading goes on beside it: a client that takes nothing can still
-/// send.
-async fn write(sender: LinkSender, mut queue: mpsc::Receiver<ToClient>) {
-    while let Some(item) = queue.recv().await {
-        let written = match item {
-            ToClient::Packet(packet) => sender.send(packet).await.is_ok(),
-            ToClient::Attached(inbox) => sender.try_control(Frame::Attached(inbox)).is_ok(),
-        };
-        if !written {
             return;
         }
     }

@@ -15,7 +15,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::time::timeout;
 
 pub use self::receive::LinkReceiver;
-pub use self::send::{CLIENT_SEND_QUEUE, CONTROL_QUEUE, DRAIN_TIMEOUT, LINK_SEND_QUEUE, LinkSender};
+pub use self::send::{CLIENT_SEND_QUEUE, CONTROL_QUEUE, DRAIN_TIMEOUT, ENTRY_SEND_QUEUE, LINK_SEND_QUEUE, LinkSender};
 
 use crate::connection::Connection;
 use crate::error::LinkError;

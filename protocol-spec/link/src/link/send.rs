@@ -21,8 +21,11 @@ use crate::transport::Audience;
 
 /// Packets that wait for a relay besides those in QUIC's send window, about 0.7 MB; when full, the sender is told.
 pub const LINK_SEND_QUEUE: usize = 32;
-/// Packets that wait for a client or its entry; when full, the sender is told.
+/// Packets that wait for a client's entry; when full, the sender is told.
 pub const CLIENT_SEND_QUEUE: usize = 8;
+/// Packets that wait for a client at its entry, about 1.5 MB: what an inbox kept while the client was away, and 8 more;
+/// when full, the sender is told.
+pub const ENTRY_SEND_QUEUE: usize = 72;
 /// Control frames that wait; when full, the sender is told.
 pub const CONTROL_QUEUE: usize = 16;
 /// How long a link whose senders are all gone waits until the peer has everything.
@@ -119,7 +122,11 @@ pub(super) fn start(
     streams: Vec<SendStream>,
     packet_len: usize,
 ) -> LinkSender {
-    let room = if connection.audience() == Audience::Link { LINK_SEND_QUEUE } else { CLIENT_SEND_QUEUE };
+    let room = match connection.audience() {
+        Audience::Link => LINK_SEND_QUEUE,
+        _ if connection.dialled() => CLIENT_SEND_QUEUE,
+        _ => ENTRY_SEND_QUEUE,
+    };
     let (packets, packet_queue) = mpsc::channel(room);
     let (frames, control_queue) = mpsc::channel(CONTROL_QUEUE);
     let writer = Writer {
@@ -182,7 +189,8 @@ impl Writer {
             connection.close();
             return;
         }
-        let _ = timeout(DRAIN_TIMEOUT, self.drain()).await;
+        // On the heap only now: a link that lives needs no room for it.
+        let _ = Box::pin(timeout(DRAIN_TIMEOUT, self.drain())).await;
     }
 
     /// Ends the streams and waits until the peer has all of them.
