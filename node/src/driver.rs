@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use posta_link::fetch::Network;
 use posta_link::mirror::Mirrored;
-use posta_link::{Admit, AnyPeer, Audience, Endpoint, Link, PortLimits};
+use posta_link::{Audience, Endpoint, Link};
 use posta_protocol::document::Consensus;
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{LinkPublicKey, RelayId};
+use posta_protocol::ids::RelayId;
 use posta_protocol::now::Mono;
 use posta_store::{Backups, Health, Outcome, QueueStore, Refusal, RocksStore};
 use tokio::sync::{self, mpsc, watch};
@@ -43,6 +43,7 @@ mod listed;
 mod mirroring;
 mod notify;
 mod pace;
+mod ports;
 mod reload;
 mod status;
 mod stop;
@@ -66,7 +67,7 @@ use self::status::Status;
 use self::stop::{Leaving, Stop};
 use self::storage::StoreJob;
 use self::workers::{Batch, Intake};
-use crate::config::{Config, Role};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::keys::Keys;
 use crate::relay::replay::{Fill, ReplayShard};
@@ -156,32 +157,6 @@ fn prepare(config: &Config) -> Result<Prepared, Failure> {
     Ok(Prepared { keys, shards, logs, store: Box::new(store), backups, health })
 }
 
-/// The ports. Relays are admitted by the newest consensus, whatever it is at that moment, until the relay stops.
-fn bind(
-    config: &Config,
-    keys: &Keys,
-    consensus: &Held,
-    stopping: watch::Receiver<bool>,
-) -> Result<(Endpoint, Option<Endpoint>), Failure> {
-    let consensus = consensus.clone();
-    let admit = move |key: &LinkPublicKey| {
-        !*stopping.borrow()
-            && consensus.borrow().as_ref().is_some_and(|consensus| links::listed(consensus, key).is_some())
-    };
-    let admit: Arc<dyn Admit> = Arc::new(admit);
-    let port = |audience| PortLimits { mirror: true, ..config.limits.port(audience) };
-    let (address, audience) = (config.link_address, Audience::Link);
-    let link = Endpoint::bind_limited(address, audience, keys.link(), admit, port(audience)).map_err(Failure::usage)?;
-    let client = if config.offers(Role::Edge) {
-        let (address, audience) = (config.client_address, Audience::Client);
-        let bound = Endpoint::bind_limited(address, audience, keys.link(), Arc::new(AnyPeer), port(audience));
-        Some(bound.map_err(Failure::usage)?)
-    } else {
-        None
-    };
-    Ok((link, client))
-}
-
 async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let no_signals = |e| Failure::other(format_args!("signals can't be handled: {e}"));
     let mut stop = Stop::new().map_err(no_signals)?;
@@ -210,7 +185,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     tokio::spawn(exporter::serve(recorded, board.clone(), configs.clone()));
     tokio::spawn(reload.serve());
     let (stopping, stop_seen) = watch::channel(false);
-    let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
+    let (link_port, client_port) = ports::bind(&config, &prepared.keys, &consensus, stop_seen)?;
 
     // The directory: its tasks run until the process ends, and end by themselves only when something is wrong.
     let dialer = Endpoint::dialer(config.link_address.ip(), Audience::Directory, Some(prepared.keys.link()));
