@@ -16,6 +16,7 @@ use posta_link::keys::atomic_write;
 use posta_link::logs::{self, LogLevel};
 
 use self::status::Status;
+pub use self::status::report;
 use crate::config::{Config, Loaded, Role, template};
 use crate::driver::{self, Options, control, queues_in, wall};
 use crate::failure::Failure;

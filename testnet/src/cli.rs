@@ -11,7 +11,9 @@ use posta_link::exit;
 
 use crate::demo::{self, Kill, Moment, Plan, Target};
 use crate::layout::Size;
-use crate::{process, up};
+use crate::network::Times;
+use crate::up::{self, Wanted};
+use crate::{process, running};
 
 /// A whole Posta network on this machine: authorities, relays and clients as separate processes on loopback.
 #[derive(Debug, Parser)]
@@ -54,16 +56,57 @@ enum Command {
     },
     /// Start a network and stay until interrupted; prints how to connect.
     Up {
+        /// Relays, half of them edges (entries and queues) and half mixes.
+        #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(6..=400))]
+        relays: u16,
+        /// Authorities of the directory. With fewer than four, none may fail.
+        #[arg(long, value_name = "M", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=10))]
+        authorities: u16,
+        /// Seconds of an epoch: how often the list of relays is renewed.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(5..=3600))]
+        epoch: u16,
+        /// Seconds of a key epoch, a multiple of the epoch: how often relays change keys and layers.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(20..=86_400))]
+        key_epoch: u32,
+        /// Return when the network is ready, and leave it running.
+        #[arg(long, short)]
+        detach: bool,
+        /// The folder is empty: `--detach` has seen to it.
+        #[arg(long, hide = true)]
+        cleared: bool,
         #[command(flatten)]
         place: Place,
     },
-    /// What is running, and what isn't.
+    /// What is running; of what isn't ready, why.
     Status {
         #[command(flatten)]
         place: Place,
         /// One JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Run a node's own program in its place, or `posta` as a client: `exec edge-1 status`, `exec posta ping`.
+    Exec {
+        #[command(flatten)]
+        place: Place,
+        /// A node, as `status` names it, or `posta`.
+        node: String,
+        /// What its program is told; where its configuration lies is added.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Print the logs of some nodes, or of all.
+    Logs {
+        #[command(flatten)]
+        place: Place,
+        /// Nodes, as `status` names them.
+        nodes: Vec<String>,
+        /// Lines of each, from the end.
+        #[arg(long, short = 'n', default_value_t = 20)]
+        lines: usize,
+        /// Go on with what is logged from now on.
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Stop the network and remove its folder.
     Down {
@@ -161,9 +204,31 @@ fn run(command: Command) -> Result<ExitCode> {
                 }
                 demo_command(json, &plan, keep).await
             }
-            Command::Up { place } => up::up(&place.dir).await,
-            Command::Status { place, json } => up::status(&place.dir, json),
-            Command::Down { place } => up::down(&place.dir).await,
+            Command::Up { relays, authorities, epoch, key_epoch, detach, cleared, place } => {
+                if key_epoch % u32::from(epoch) != 0 {
+                    anyhow::bail!("a key epoch of {key_epoch} s is no multiple of an epoch of {epoch} s");
+                }
+                let seconds = |s: u32| Duration::from_secs(s.into());
+                let wanted = Wanted {
+                    size: Size::of(authorities.into(), relays.into()),
+                    times: Times { epoch: seconds(epoch.into()), key_epoch: seconds(key_epoch) },
+                    dir: &place.dir,
+                };
+                if !detach {
+                    return up::up(wanted, cleared).await;
+                }
+                let same = [
+                    ("--relays", u32::from(relays)),
+                    ("--authorities", authorities.into()),
+                    ("--epoch", epoch.into()),
+                    ("--key-epoch", key_epoch),
+                ];
+                up::detach(wanted, &same.map(|(option, value)| format!("{option}={value}"))).await
+            }
+            Command::Status { place, json } => running::status(&place.dir, json),
+            Command::Exec { place, node, arguments } => running::exec(&place.dir, &node, &arguments),
+            Command::Logs { place, nodes, lines, follow } => running::logs(&place.dir, &nodes, lines, follow).await,
+            Command::Down { place } => running::down(&place.dir).await,
             Command::Role { .. } => Ok(ExitCode::from(exit::USAGE)),
         }
     })

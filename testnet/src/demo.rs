@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::layout::Size;
 use crate::ledger::{Ledger, Side, body};
-use crate::network::Network;
+use crate::network::{Network, Times};
 use crate::process::Said;
 use crate::report::{Percentiles, Report, Victim};
 
@@ -84,7 +84,7 @@ pub async fn run(size: Size, dir: &Path, plan: &Plan, quiet: bool) -> Result<Rep
     let started = Instant::now();
     let mut progress = Progress::new(quiet);
     progress.say("starting the network");
-    let mut network = Network::start(size, dir)?;
+    let mut network = Network::start(size, Times::DEMO, dir)?;
     let result = Demo {
         network: &mut network,
         plan,

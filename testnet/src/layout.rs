@@ -31,6 +31,12 @@ impl Size {
     /// The demo's network: 4 authorities, 6 edges, 6 mixes, 2 clients.
     pub const DEMO: Self = Self { authorities: 4, edges: 6, mixes: 6, clients: 2 };
 
+    /// A network of so many relays, half of them edges, and no clients.
+    #[must_use]
+    pub const fn of(authorities: usize, relays: usize) -> Self {
+        Self { authorities, edges: relays.div_ceil(2), mixes: relays / 2, clients: 0 }
+    }
+
     /// Edges and mixes.
     #[must_use]
     pub const fn relays(&self) -> usize {
@@ -50,6 +56,32 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The file in a testnet's folder that says what runs.
+    pub const STATE: &str = "testnet.json";
+    /// The file that lists the authorities.
+    pub const NETWORK: &str = "network.toml";
+    /// The folder of logs.
+    pub const LOGS: &str = "logs";
+
+    /// Whether a folder is what a testnet has left.
+    #[must_use]
+    pub fn is_ours(dir: &Path) -> bool {
+        [Self::STATE, Self::NETWORK].iter().any(|file| dir.join(file).exists()) || dir.join(Self::LOGS).is_dir()
+    }
+
+    /// The configuration of an authority or relay of the testnet in a folder.
+    #[must_use]
+    pub fn config_in(dir: &Path, name: &str) -> PathBuf {
+        let file = if name.starts_with("authority") { posta_directory::config::CONFIG_FILE } else { "node.toml" };
+        dir.join(name).join(file)
+    }
+
+    /// A log of the testnet in a folder.
+    #[must_use]
+    pub fn log_file_in(dir: &Path, name: &str) -> PathBuf {
+        dir.join(Self::LOGS).join(format!("{name}.log"))
+    }
+
     /// Finds two ports that are free on every address of this testnet.
     ///
     /// # Errors
@@ -125,13 +157,13 @@ impl Layout {
     /// What clients and relays know of the directory.
     #[must_use]
     pub fn network_file(&self) -> PathBuf {
-        self.dir.join("network.toml")
+        self.dir.join(Self::NETWORK)
     }
 
     /// Where the logs go, a file a process.
     #[must_use]
     pub fn log_file(&self, name: &str) -> PathBuf {
-        self.dir.join("logs").join(format!("{name}.log"))
+        Self::log_file_in(&self.dir, name)
     }
 }
 

@@ -3,7 +3,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`demo`] | the main job: messages, two kills, a report |
-//! | [`up`] | a network that stays: `up`, `status`, `down` |
+//! | [`up`] | a network that stays |
+//! | [`running`] | that network from outside: `status`, `exec`, `logs`, `down` |
 //! | [`network`], [`process`] | authorities, relays and clients as processes of this same program |
 //! | [`layout`] | who is where |
 //! | [`ledger`], [`report`] | the ground truth, and what is said of it |
@@ -18,5 +19,6 @@ pub mod ledger;
 pub mod network;
 pub mod process;
 pub mod report;
+pub mod running;
 pub mod sim;
 pub mod up;

@@ -19,21 +19,31 @@ use tokio::sync::mpsc;
 use crate::cli::Role;
 use crate::layout::{Layout, Size};
 use crate::process::{LINES, Process, Said};
+use crate::running::last_words;
 
-/// Length of an epoch: short, so that a relay that is gone leaves the list while a demo still runs.
-const EPOCH: Duration = Duration::from_secs(10);
-/// Length of a key epoch: several pass in a few minutes.
-const KEY_EPOCH: Duration = Duration::from_secs(60);
 /// Days for which the authorities' certificates are valid.
 const CERTIFICATE_DAYS: u64 = 30;
 /// Free space that a relay of a testnet leaves, in MiB.
 const MIN_FREE_MIB: u64 = 64;
 /// How long a process may take to stop.
 const STOP: Duration = Duration::from_secs(5);
-/// Bytes of a log's end that are shown.
-const LAST_WORDS: usize = 400;
 /// Logs say what tests search; the messages of a demo are few.
 const LOG_LEVEL: LogLevel = LogLevel::Trace;
+
+/// How fast a network's clock goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Length of an epoch.
+    pub epoch: Duration,
+    /// Length of a key epoch.
+    pub key_epoch: Duration,
+}
+
+impl Times {
+    /// Short ones: a relay that is gone leaves the list while a demo still runs, and several key epochs pass in a few
+    /// minutes.
+    pub const DEMO: Self = Self { epoch: Duration::from_secs(10), key_epoch: Duration::from_secs(60) };
+}
 
 /// A running network.
 #[derive(Debug)]
@@ -51,11 +61,11 @@ impl Network {
     ///
     /// # Errors
     /// If the folder can't be written, no ports are free, or a process doesn't start.
-    pub fn start(size: Size, dir: &Path) -> Result<Self> {
+    pub fn start(size: Size, times: Times, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("can't make the folder {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("can't find {}", dir.display()))?;
         let layout = Layout::find(size, &dir).context("no two ports are free on all of the testnet's addresses")?;
-        prepare(&layout)?;
+        prepare(&layout, times)?;
         let (said, lines) = mpsc::channel(LINES);
         let mut network = Self { layout, running: BTreeMap::new(), lines, said, counters: BTreeMap::new() };
         for a in 0..size.authorities {
@@ -80,13 +90,10 @@ impl Network {
     /// # Errors
     /// If the process doesn't start.
     pub fn restart(&mut self, name: &str) -> Result<()> {
-        let folder = self.layout.node_dir(name);
-        let text = |p: &Path| p.display().to_string();
+        let config = Layout::config_in(&self.layout.dir, name).display().to_string();
         if name.starts_with("authority") {
-            let config = text(&folder.join(authority::CONFIG_FILE));
             self.spawn(name, Role::Directory, &["run".into(), "--config".into(), config])
         } else {
-            let config = text(&folder.join("node.toml"));
             self.spawn(name, Role::Node, &["run".into(), "--config".into(), config, "--ready-json".into()])
         }
     }
@@ -169,9 +176,7 @@ impl Network {
     /// The end of a process's log.
     #[must_use]
     pub fn last_words(&self, name: &str) -> String {
-        let log = fs::read_to_string(self.layout.log_file(name)).unwrap_or_default();
-        let start = log.floor_char_boundary(log.len().saturating_sub(LAST_WORDS));
-        log.get(start..).unwrap_or_default().trim().to_owned()
+        last_words(&self.layout.dir, name)
     }
 
     /// SIGKILL.
@@ -202,7 +207,7 @@ fn wall() -> Wall {
 }
 
 /// Writes keys and configurations of all authorities and relays.
-fn prepare(layout: &Layout) -> Result<()> {
+fn prepare(layout: &Layout, times: Times) -> Result<()> {
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let mut list = Vec::new();
     for a in 0..layout.size.authorities {
@@ -210,8 +215,8 @@ fn prepare(layout: &Layout) -> Result<()> {
         let config = authority::Config {
             listen: layout.authority_address(a),
             network: layout.network_file(),
-            epoch_ms: millis(EPOCH),
-            key_epoch_ms: millis(KEY_EPOCH),
+            epoch_ms: millis(times.epoch),
+            key_epoch_ms: millis(times.key_epoch),
             layer_min: 1,
             bootstrap_relays: layout.size.relays(),
             reserved_networks: true,
@@ -238,7 +243,7 @@ fn prepare(layout: &Layout) -> Result<()> {
             workers: 1,
             log_level: LOG_LEVEL,
             allow_root: true,
-            key_epoch_ms: millis(KEY_EPOCH),
+            key_epoch_ms: millis(times.key_epoch),
             store: relay::StoreConfig { min_free_mib: MIN_FREE_MIB, ..relay::StoreConfig::default() },
             ..relay::Config::default()
         };

@@ -1,149 +1,187 @@
 //! A network that stays until it is told to go.
 
+use std::fs::{self, File};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use posta_link::exit;
-use rustix::process::{Pid, Signal, kill_process};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
-use crate::layout::Size;
-use crate::network::Network;
+use crate::layout::{Layout, Size};
+use crate::network::{Network, Times};
 use crate::process::Said;
+use crate::running::{Phase, State, last_words, runs};
 
-/// How long `down` waits for `up` to end.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long `up --detach` waits for the network; what isn't ready then, `status` explains.
+const READY: Duration = Duration::from_secs(180);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// The name of the testnet's own log.
+const OWN: &str = "testnet";
 
-/// What `status` and `down` know of a running network: a file in its folder.
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    /// The process that runs `up`.
-    pid: u32,
-    /// Its children, by name.
-    nodes: Vec<(String, u32)>,
+/// What network, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// How many of each.
+    pub size: Size,
+    /// Lengths of its epochs.
+    pub times: Times,
+    /// Its folder.
+    pub dir: &'a Path,
 }
 
-fn state_file(dir: &Path) -> PathBuf {
-    dir.join("testnet.json")
-}
-
-fn read_state(dir: &Path) -> Result<State> {
-    let file = state_file(dir);
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("no testnet in {}: start one with 'posta-testnet up'", dir.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is damaged: remove the folder", file.display()))
-}
-
-/// Whether a process runs and is one of ours: its command line names this program.
-fn runs(pid: u32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.windows(6).any(|w| w == b"testne" || w == b"posta-"))
+/// Empties the folder of a testnet that isn't up any more.
+fn clear(dir: &Path) -> Result<()> {
+    match State::read(dir) {
+        Ok(state) if runs(state.pid) => {
+            bail!(
+                "a testnet is up in {} already: 'posta-testnet down' ends it, --dir names another folder",
+                dir.display()
+            )
+        }
+        // A folder that is no testnet's holds something that somebody may want.
+        Err(_) if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) && !Layout::is_ours(dir) => {
+            bail!("{} is not empty, and no testnet's: name another folder with --dir", dir.display())
+        }
+        _ => {}
+    }
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("can't clear {}", dir.display()))?;
+    }
+    Ok(())
 }
 
 /// Starts a network and stays.
 ///
 /// # Errors
 /// If the folder is in use or a node can't start.
-pub async fn up(dir: &Path) -> Result<ExitCode> {
-    if let Ok(state) = read_state(dir)
-        && runs(state.pid)
-    {
-        bail!("a testnet is up in {} already: 'posta-testnet down' ends it, --dir names another folder", dir.display());
-    }
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).with_context(|| format!("can't clear {}", dir.display()))?;
+pub async fn up(wanted: Wanted<'_>, cleared: bool) -> Result<ExitCode> {
+    let Wanted { size, times, dir } = wanted;
+    if cleared {
+        // From here on it is no part of the terminal's session. Fails if it is none already.
+        let _ = rustix::process::setsid();
+    } else {
+        clear(dir)?;
     }
     let mut terminate = signal(SignalKind::terminate())?;
-    eprintln!("starting 4 authorities and 12 relays in {}", dir.display());
-    let mut network = Network::start(Size::DEMO, dir)?;
-    let state = State { pid: std::process::id(), nodes: network.pids() };
-    std::fs::write(state_file(dir), serde_json::to_string_pretty(&state)?)?;
-
-    let mut waiting = Size::DEMO.relays();
+    let began = Instant::now();
+    eprintln!("starting {} authorities and {} relays in {}", size.authorities, size.relays(), dir.display());
+    let mut network = Network::start(size, times, dir)?;
+    let mut state = State::new(&network);
+    state.write(dir)?;
+    let mut progress = Progress::new(size.relays());
     loop {
         tokio::select! {
-            (name, said) = network.next() => match said {
-                Said::Line(line) if line.get("ready").is_some() => {
-                    waiting = waiting.saturating_sub(1);
-                    if waiting == 0 {
-                        connect_help(&network);
+            (name, said) = network.next() => {
+                let phase = match said {
+                    Said::Line(line) if line.get("ready").is_some() => Phase::Ready,
+                    Said::Ended(_) => {
+                        eprintln!("{name} ended: {}", network.last_words(&name));
+                        Phase::Ended
                     }
+                    Said::Line(_) => continue,
+                };
+                let waited = !state.ready();
+                state.set(&name, phase);
+                state.write(dir)?;
+                progress.show(state.count_ready());
+                if waited && state.ready() {
+                    eprintln!("ready after {:.1} s", began.elapsed().as_secs_f64());
+                    connect_help(network.layout());
+                    println!("Ctrl-C here, or 'posta-testnet down', ends it and removes {}.", dir.display());
                 }
-                Said::Ended(_) => eprintln!("{name} ended: {}", network.last_words(&name)),
-                Said::Line(_) => {}
-            },
+            }
             _ = tokio::signal::ctrl_c() => break,
             _ = terminate.recv() => break,
         }
     }
     eprintln!("stopping");
     network.stop().await;
-    std::fs::remove_dir_all(dir).with_context(|| format!("can't remove {}", dir.display()))?;
+    fs::remove_dir_all(dir).with_context(|| format!("can't remove {}", dir.display()))?;
     Ok(ExitCode::from(exit::OK))
 }
 
-fn connect_help(network: &Network) {
+/// Starts a network in the background, with these arguments of `up`, and returns when it is ready.
+///
+/// # Errors
+/// If it isn't ready in time, or ends.
+pub async fn detach(wanted: Wanted<'_>, arguments: &[String]) -> Result<ExitCode> {
+    let dir = wanted.dir;
+    clear(dir)?;
+    let log = Layout::log_file_in(dir, OWN);
+    fs::create_dir_all(log.parent().unwrap_or(dir)).with_context(|| format!("can't make {}", dir.display()))?;
+    let output = File::create(&log).with_context(|| format!("can't write {}", log.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("this program can't find itself")?);
+    command.arg("up").args(arguments).arg("--cleared").arg("--dir").arg(dir);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+    let mut child = command.spawn().context("the testnet can't be started")?;
+
+    let deadline = Instant::now() + READY;
+    let mut progress = Progress::new(wanted.size.relays());
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        if child.try_wait()?.is_some() {
+            bail!("the testnet ended: {}", last_words(dir, OWN));
+        }
+        let Ok(state) = State::read(dir) else { continue };
+        progress.show(state.count_ready());
+        if state.ready() {
+            progress.end();
+            let layout = Layout { size: wanted.size, dir: dir.canonicalize()?, port: 0 };
+            connect_help(&layout);
+            println!("'posta-testnet down --dir {}' ends it and removes the folder.", dir.display());
+            return Ok(ExitCode::from(exit::OK));
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "not ready after {} s: 'posta-testnet status --dir {}' says why; it goes on",
+                READY.as_secs(),
+                dir.display()
+            );
+        }
+    }
+}
+
+fn connect_help(layout: &Layout) {
     // The messenger is built beside this program; where it was moved away, its name will do.
     let posta = std::env::current_exe().map(|exe| exe.with_file_name("posta")).ok().filter(|p| p.exists());
     let posta = posta.unwrap_or_else(|| PathBuf::from("posta"));
-    let talk = format!("{} talk --network {}", posta.display(), network.layout().network_file().display());
+    let talk = format!("{} talk --network {}", posta.display(), layout.network_file().display());
     println!("The network is up. In one terminal, invite:\n\n  {talk}\n");
     println!("and in another, join with the link that it prints:\n\n  {talk} --join\n");
-    println!("Ctrl-C here, or 'posta-testnet down', ends it and removes {}.", network.layout().dir.display());
 }
 
-/// Says what runs.
-///
-/// # Errors
-/// If there is no testnet in the folder.
-pub fn status(dir: &Path, as_json: bool) -> Result<ExitCode> {
-    let state = read_state(dir)?;
-    let nodes: Vec<(&str, u32, bool)> = state.nodes.iter().map(|(n, pid)| (n.as_str(), *pid, runs(*pid))).collect();
-    let all = runs(state.pid) && nodes.iter().all(|(.., up)| *up);
-    if as_json {
-        let nodes: Vec<_> = nodes.iter().map(|(name, pid, up)| json!({"name": name, "pid": pid, "up": up})).collect();
-        println!("{}", json!({"dir": dir, "up": runs(state.pid), "nodes": nodes}));
-    } else {
-        for (name, pid, up) in nodes {
-            println!("{name:<14} {pid:>8}  {}", if up { "up" } else { "ended: its log says why" });
-        }
-        println!("logs in {}", dir.join("logs").display());
-    }
-    Ok(ExitCode::from(if all { exit::OK } else { exit::FAILURE }))
+/// How many relays are ready: one line rewritten on a terminal, nothing elsewhere.
+struct Progress {
+    all: usize,
+    shown: Option<usize>,
+    terminal: bool,
 }
 
-/// Ends a network and removes its folder.
-///
-/// # Errors
-/// If there is none, or it doesn't end.
-pub async fn down(dir: &Path) -> Result<ExitCode> {
-    let state = read_state(dir)?;
-    let mut all = vec![state.pid];
-    // The children end with their parent; what was left behind by a parent that crashed is told by itself.
-    if !runs(state.pid) {
-        all = state.nodes.iter().map(|(_, pid)| *pid).collect();
+impl Progress {
+    fn new(all: usize) -> Self {
+        Self { all, shown: None, terminal: std::io::stderr().is_terminal() }
     }
-    for pid in all.iter().filter(|pid| runs(**pid)) {
-        // By the system call: a bare Debian has no program for it.
-        let target = i32::try_from(*pid).ok().and_then(Pid::from_raw);
-        let told = target.is_some_and(|target| kill_process(target, Signal::TERM).is_ok());
-        if !told && runs(*pid) {
-            bail!("process {pid} can't be told to stop: is it another user's?");
+
+    fn show(&mut self, ready: usize) {
+        if !self.terminal || self.shown == Some(ready) || self.shown == Some(self.all) {
+            return;
         }
-    }
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut tick = tokio::time::interval(Duration::from_millis(50));
-    while all.iter().any(|pid| runs(*pid)) {
-        if tokio::time::Instant::now() > deadline {
-            bail!("the testnet in {} did not end within {} s", dir.display(), PATIENCE.as_secs());
+        self.shown = Some(ready);
+        eprint!("\r\x1b[K{ready} of {} relays are ready", self.all);
+        if ready == self.all {
+            eprintln!();
         }
-        tick.tick().await;
+        // A terminal that can't be written to shows nothing.
+        let _ = std::io::stderr().flush();
     }
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).with_context(|| format!("can't remove {}", dir.display()))?;
+
+    fn end(&mut self) {
+        self.show(self.all);
     }
-    Ok(ExitCode::from(exit::OK))
 }

@@ -52,6 +52,14 @@ pub(super) fn code(report: &Report) -> ExitCode {
     ExitCode::from(if report.well() { exit::OK } else { exit::FAILURE })
 }
 
+/// What the relay with this configuration file says of itself.
+///
+/// # Errors
+/// One sentence: the file, or why the relay can't be asked.
+pub fn report(config: &Path) -> Result<Report, Failure> {
+    ask(&Config::load(config)?.state_dir)
+}
+
 /// Asks the relay whose state lies in this folder.
 fn ask(state: &Path) -> Result<Report, Failure> {
     let asked = control::ask(state, control::STATUS, Some(PATIENCE));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use posta_link::fetch::to_hex;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
@@ -20,6 +21,9 @@ use crate::keys::{Keys, identity_here};
 use crate::relay::Counters;
 use crate::relay::replay::Fill;
 use crate::report::{Clock, Directory, Filter, Links, Packets, Place, Report, SigningKey, State, Store, apart};
+
+/// A new network's first consensus comes before its epoch begins, by up to an epoch of a test network: no clock is off then.
+const EARLY: Duration = Duration::from_secs(10);
 
 /// The configuration as it is now.
 pub(crate) type Settings = watch::Receiver<Arc<Config>>;
@@ -176,7 +180,7 @@ impl Board {
             }
         }
         let off_s = held.map_or(0, |held| match notes.fetched {
-            _ if now < held.valid_after() => apart(now, held.valid_after()),
+            _ if now + EARLY < held.valid_after() => apart(now, held.valid_after()),
             // It was past already when it was the newest that the authorities had.
             Some(fetched) if fetched > held.valid_until() => apart(fetched, held.valid_until()),
             _ => 0,

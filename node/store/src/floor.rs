@@ -146,6 +146,15 @@ impl QueueStore for RawStore {
     fn set_limits(&mut self, _: Limits) {}
 }
 
+/// Opens a store that nobody has open, waits until RocksDB has nothing left to merge, and closes it.
+///
+/// # Errors
+/// If RocksDB can't open it or fails on the way.
+pub fn settle(path: &Path) -> Result<(), RawError> {
+    let db = DB::open_cf_descriptors(&options::database(path), path, options::tables(path))?;
+    Ok(db.wait_for_compact(&WaitForCompactOptions::default())?)
+}
+
 /// Bytes of table files by table, of a store that nobody has open.
 ///
 /// # Errors

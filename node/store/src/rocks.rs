@@ -41,6 +41,7 @@ use crate::limits::Limits;
 use crate::record::Totals;
 use crate::{Outcome, QueueOp, QueueStore, SCHEMA};
 
+mod ahead;
 pub(crate) mod backup;
 mod error;
 mod health;
@@ -52,6 +53,7 @@ mod renew;
 mod seal;
 mod write;
 
+use ahead::Ahead;
 use backup::Backups;
 use error::FailedOpen;
 pub use error::OpenError;
@@ -103,6 +105,9 @@ struct Disk {
     /// Messages and blobs erased since the tables were last told.
     unsettled: u64,
     recent: Recent,
+    ahead: Ahead,
+    /// Threads that a batch's records are read on.
+    readers: usize,
 }
 
 impl RocksStore {
@@ -145,6 +150,8 @@ impl RocksStore {
             erased: 0,
             unsettled: 0,
             recent: Recent::default(),
+            ahead: Ahead::default(),
+            readers: ahead::readers(),
         };
         metrics::describe_gauge!(WRITABLE_METRIC, "1 while the queue store takes changes, 0 while the disk takes none");
         metrics::gauge!(WRITABLE_METRIC).set(1.0);
@@ -203,7 +210,9 @@ impl QueueStore for RocksStore {
 
     fn apply(&mut self, now: Now, ops: &[QueueOp]) -> Vec<Outcome> {
         let mode = self.mode(now, ops.iter().any(QueueOp::grows));
+        self.disk.read_ahead(ops);
         let outcomes = self.engine.apply(&mut self.disk, mode, now, ops);
+        self.disk.ahead.forget();
         self.report();
         outcomes
     }
@@ -405,6 +414,10 @@ impl Backing for Disk {
         if let Some(value) = self.recent.get(table, key) {
             return Ok(Some(value));
         }
+        if let Some(value) = self.ahead.take(table, key) {
+            self.recent.keep(table, key, value.as_deref());
+            return Ok(value);
+        }
         let value = db.get_pinned_cf(handle(db, table)?, key).map_err(|e| broken("read", &e))?;
         let Some(value) = value else { return Ok(None) };
         let value = self.unseal(db, table, key, &value)?.unwrap_or_else(|| value.to_vec());
@@ -430,6 +443,7 @@ impl Backing for Disk {
 
     fn commit(&mut self, changes: Changes, sync: bool) -> Result<(), Broken> {
         let db = Arc::clone(self.db()?);
+        self.ahead.forget();
         let written =
             self.seal(changes).and_then(|sealed| self.write(&db, &sealed.entries, sync).map(|()| sealed.erased));
         // A change that was not written is not what lies on the disk.

@@ -60,6 +60,8 @@ fn op() -> impl Strategy<Value = QueueOp> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => prop::collection::vec(op(), 1..8).prop_map(Step::Batch),
+        // Large enough that RocksDB's records are read ahead, which they are after a restart.
+        2 => prop::collection::vec(op(), 24..40).prop_map(Step::Batch),
         4 => prop::collection::vec(any::<prop::sample::Index>(), 1..5).prop_map(Step::Again),
         2 => Just(Step::Sweep),
         1 => Just(Step::Restart),

@@ -73,6 +73,38 @@ fn a_store_says_how_it_stands_and_still_does_after_a_restart() {
     assert_eq!((health.queues(), health.bytes()), (2, 0));
 }
 
+/// Table files of messages. Opening writes what the log holds into files, if there is anything to write.
+fn message_files(path: &Path) -> usize {
+    let names = rocksdb::DB::list_cf(&rocksdb::Options::default(), path).unwrap();
+    let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), path, names).unwrap();
+    db.live_files().unwrap().iter().filter(|file| file.column_family_name == "messages").count()
+}
+
+#[test]
+fn a_message_that_comes_and_goes_leaves_no_erasure_in_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.apply(at(1), &[create(1, 1)]), [Created]);
+    for n in 1..=20 {
+        assert_eq!(store.apply(at(1), &[send(1, n, "text")]), [accepted(1, n)]);
+    }
+    assert_eq!(store.apply(at(1), &[ack(1, 3), ack(1, 20)]), [Done, Done]);
+    drop(store);
+    assert_eq!(message_files(folder.path()), 0);
+
+    // The control, and the other order: one that was in a file is really gone from it.
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.apply(at(1), &[send(1, 21, "text")]), [accepted(1, 21)]);
+    drop(store);
+    assert_eq!(message_files(folder.path()), 1);
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.apply(at(1), &[read(1, 0)]), [message(21, "text", 0)]);
+    assert_eq!(store.apply(at(1), &[ack(1, 21)]), [Done]);
+    drop(store);
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.apply(at(1), &[read(1, 0), send(1, 21, "text")]), [Outcome::Empty, Repeated { queue: queue(1) }]);
+}
+
 #[test]
 fn a_newer_schema_is_refused_with_or_without_new_tables() {
     let tables = ["default", "queues", "index", "messages", "blobs", "expiry", "seals", "more"];

@@ -66,6 +66,56 @@ fn a_network_stays_until_it_is_told_to_go() {
     fails_with(&status, &["no testnet in", "posta-testnet up"]);
 }
 
+#[test]
+fn a_network_in_the_background_says_who_is_not_ready_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("net");
+    let run = |args: &[&str]| {
+        let mut command = testnet();
+        command.arg(args[0]).arg("--dir").arg(&place).args(&args[1..]).output().unwrap()
+    };
+    let text = |out: &std::process::Output| String::from_utf8_lossy(&out.stdout).into_owned();
+    let size = ["--relays=6", "--authorities=1"];
+    let up = run(&[["up", "--detach"].as_slice(), &size].concat());
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    assert!(text(&up).contains("posta-testnet down"), "{}", text(&up));
+    fails_with(&run(&["up", "--detach"]), &["is up in"]);
+    let well = run(&["status"]);
+    assert!(well.status.success() && text(&well).contains("7 of 7 are ready"), "{}", text(&well));
+
+    // Each program in its place, with its own exit code.
+    let status = run(&["exec", "edge-1", "status", "--json"]);
+    assert_eq!(json(&text(&status))["state"], "running");
+    assert!(run(&["exec", "posta", "ping"]).status.success());
+    assert_eq!(run(&["exec", "edge-1", "no-such-command"]).status.code(), Some(2));
+    fails_with(&run(&["exec", "edge-9", "status"]), &["no edge-9 here", "edge-1"]);
+    let log = run(&["logs", "mix-1", "--lines=2"]);
+    assert_eq!(text(&log).lines().count(), 2, "{}", text(&log));
+    fails_with(&run(&["logs", "mix-9"]), &["mix-9 has no log"]);
+
+    let nodes = json(&text(&run(&["status", "--json"])));
+    let node = |name: &str| nodes["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap().clone();
+    let killed = Command::new("kill").arg("-KILL").arg(node("mix-2")["pid"].to_string()).status().unwrap();
+    assert!(killed.success() && node("mix-2")["ready"] == true);
+    // Its end is known when its parent has noted it.
+    let state = place.join("testnet.json");
+    while !fs::read_to_string(&state).unwrap().contains("ended") {
+        std::thread::yield_now();
+    }
+    let ill = run(&["status"]);
+    assert_eq!(ill.status.code(), Some(1));
+    assert!(text(&ill).lines().any(|line| line.starts_with("mix-2") && line.contains("ended")), "{}", text(&ill));
+
+    assert!(run(&["down"]).status.success());
+    assert!(!place.exists());
+    // A folder of somebody else's is not emptied.
+    fs::create_dir(&place).unwrap();
+    fs::write(place.join("thesis"), "years").unwrap();
+    fails_with(&run(&["up"]), &["no testnet's", "--dir"]);
+    assert!(place.join("thesis").exists());
+    fails_with(&run(&["up", "--key-epoch=61"]), &["no multiple"]);
+}
+
 /// Every relay of a network that is up says that it is well, and what it is.
 fn operators_look(net: &Path) {
     for (name, places) in [("edge-1", ["edge", "edge"]), ("mix-1", ["mix1", "mix2"])] {

@@ -47,6 +47,11 @@ impl Recent {
         Some(value)
     }
 
+    /// Whether a record is known.
+    pub(super) fn has(&self, table: Table, key: &[u8]) -> bool {
+        self.of(table).and_then(|records| records.try_borrow().ok()).is_some_and(|records| records.knows(key))
+    }
+
     /// Keeps a record as it is on disk now; with no value, nothing is known of it any more.
     pub(super) fn keep(&self, table: Table, key: &[u8], value: Option<&[u8]>) {
         let Some(mut records) = self.of(table).and_then(|records| records.try_borrow_mut().ok()) else { return };
@@ -69,6 +74,10 @@ impl Recent {
 }
 
 impl Generations {
+    fn knows(&self, key: &[u8]) -> bool {
+        self.young.contains_key(key) || self.old.contains_key(key)
+    }
+
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         if self.young.len() >= GENERATION {
             self.old = mem::take(&mut self.young);

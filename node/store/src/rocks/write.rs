@@ -75,6 +75,11 @@ impl Disk {
 }
 
 /// Entries as RocksDB takes them.
+///
+/// A message is written once and erased once, so that it may be erased by a single delete: when both are still in memory,
+/// neither reaches a table file. A plain erasure would, and each file of erasures makes RocksDB rewrite the
+/// messages beside them (measured with 100,000 messages held and others coming and going: 400 MB/s of compaction, now 8).
+/// Blobs and seal records are written again under the same key, so that they may not.
 fn batch(db: &DB, entries: &[Entry]) -> Result<WriteBatch, Broken> {
     // As much as it takes, at once: growing would copy the messages once more.
     let bytes = |(_, key, value): &Entry| ENTRY + key.len() + value.as_ref().map_or(0, Vec::len);
@@ -83,6 +88,7 @@ fn batch(db: &DB, entries: &[Entry]) -> Result<WriteBatch, Broken> {
         let cf = handle(db, *table)?;
         match value {
             Some(value) => batch.put_cf(cf, key, value),
+            None if *table == Table::Messages => batch.single_delete_cf(cf, key),
             None => batch.delete_cf(cf, key),
         }
     }
