@@ -49,6 +49,7 @@ mod listed;
 mod mirroring;
 mod notify;
 mod pace;
+mod ports;
 mod prepare;
 mod reload;
 mod status;
@@ -141,7 +142,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     tokio::spawn(exporter::serve(recorded, board.clone(), configs.clone()));
     tokio::spawn(reload.serve());
     let (stopping, stop_seen) = watch::channel(false);
-    let (link_port, client_port) = bind(&config, &prepared.keys, &consensus, stop_seen)?;
+    let (link_port, client_port) = ports::bind(&config, &prepared.keys, &consensus, stop_seen)?;
 
     // The directory: its tasks run until the process ends, and end by themselves only when something is wrong.
     let dialer = Endpoint::dialer(config.link_address.ip(), Audience::Directory, Some(prepared.keys.link()));

@@ -141,6 +141,8 @@ pub(super) struct Net {
     pub(super) signatures: BTreeMap<(usize, Epoch), BTreeSet<Hash>>,
     settings: Vec<Settings>,
     disks: Vec<Disk>,
+    /// When each disk will have written what it was given.
+    writing: Vec<u64>,
     lives: Vec<u32>,
     queue: BinaryHeap<Reverse<Item>>,
     order: u64,
@@ -199,6 +201,7 @@ impl Net {
             signatures: BTreeMap::new(),
             settings,
             disks: vec![Disk::default(); n],
+            writing: vec![0; n],
             lives: vec![0; n],
             queue: BinaryHeap::new(),
             order: 0,
@@ -215,6 +218,7 @@ impl Net {
         self.identity.push(of);
         self.nodes.push(None);
         self.disks.push(Disk::default());
+        self.writing.push(0);
         self.lives.push(0);
         self.side.push(1);
         self.nodes.len() - 1
@@ -475,8 +479,11 @@ impl Net {
                     }
                 }
                 Action::Record(record) => {
-                    let delay = Duration::from_micros(self.rng.random_range(500..3_000));
-                    self.push(delay, i, What::Recorded(record));
+                    // One after the other, as the driver has it: a record that is older never replaces a newer one.
+                    let free = self.writing[i].max(self.time);
+                    let done = free + self.rng.random_range(500..3_000);
+                    self.writing[i] = done;
+                    self.push(Duration::from_micros(done - self.time), i, What::Recorded(record));
                 }
                 Action::Publish(published) => {
                     let (epoch, elapsed) = (published.consensus.epoch(), self.elapsed());
