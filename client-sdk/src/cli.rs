@@ -304,7 +304,7 @@ async fn start(common: &Common, state: Option<(PathBuf, PathBuf)>) -> Result<Cli
     let options = ClientOptions {
         network: Network::load(&common.network)?,
         local: common.local,
-        session: Options { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL },
+        session: Options { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, ..Options::default() },
         patience: PATIENCE,
     };
     Ok(Client::start(options).await?)

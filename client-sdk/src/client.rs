@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 pub use self::builder::{ClientBuilder, NETWORK_FILE};
 use crate::driver::keeper::Keeper;
 use crate::driver::{CALL_QUEUE, Call, Clock, Documents, Driver, EVENT_QUEUE, Sockets};
+use crate::end_to_end::VerificationCode;
 use crate::session::Session;
 use crate::session::event::{
     ClientEvent, ContactId, ContactInfo, EventCursor, JoinError, MessageId, NotAdmitted, Options, SendError,
@@ -199,6 +200,15 @@ impl Client {
     /// [`CallError::Send`] or [`CallError::Stopped`].
     pub async fn send(&self, contact: ContactId, body: Vec<u8>) -> Result<MessageId, CallError> {
         Ok(self.call(|reply| Call::Send(contact, body, reply)).await??)
+    }
+
+    /// What both people compare, over a way that nobody can forge, to know that no one sits between them: the same at
+    /// both ends for as long as the conversation lasts. `None` before the contact has joined.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn verification_code(&self, contact: ContactId) -> Result<Option<VerificationCode>, CallError> {
+        self.call(|reply| Call::Code(contact, reply)).await
     }
 
     /// Sends an echo through a whole path; [`ClientEvent::Pong`] brings its time. `false` if that can't be done now.

@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
 use crate::driver::keeper::{Keeper, Order};
+use crate::end_to_end::VerificationCode;
 use crate::session::Session;
 use crate::session::event::{
     Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, JoinError, MessageId, SendError, Warning,
@@ -87,6 +88,7 @@ pub(crate) enum Call {
     Passphrase(Zeroizing<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
     /// Writes what is left, and ends.
     Close(oneshot::Sender<()>),
+    Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
 }
 
 /// What waits for a write, in order.
@@ -283,6 +285,7 @@ impl Driver {
             }
             Call::Purge(reply) => self.order(Order::Purge(reply)),
             Call::Passphrase(new, reply) => self.order(Order::Passphrase(new, reply)),
+            Call::Code(contact, reply) => drop(reply.send(self.session.verification_code(contact))),
             // Taken by the loop.
             Call::Close(reply) => drop(reply),
         }

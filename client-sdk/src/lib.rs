@@ -17,6 +17,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`end_to_end`] | what seals a conversation: MLS |
 //! | [`session`] | the protocol's client side as a state machine: no clock, no sockets, no randomness of its own |
 //! | `driver` | runs a session: clocks, links, documents of the network |
 //! | [`client`] | the async handle that applications hold |
@@ -29,22 +30,24 @@
 //!   `Stored { k, n }` says what relays report; `Delivered` says that the other client has the message on its disk.
 //! - No relay sees both ends. Profile `fast` has neither delays nor cover: one who watches both ends' lines can
 //!   correlate them.
+//! - Each message is sealed under a key of its own, by MLS with a post-quantum suite: who takes a client can't read
+//!   what was delivered before, nor, after a round trip, what comes later. Who only knows the invitation can read nothing.
 //!
 //! What does not hold yet:
-//! - A folder that is put back from an older copy repeats sequence numbers: never restore one; an export without that
-//!   danger comes with the client's own issue.
-//! - Messages are sealed under keys from the invitation, without forward secrecy: whoever learns the link *and* has
-//!   recorded what a relay gave out can read the conversation. MLS comes with the client's own issue.
+//! - A folder that is put back from an older copy repeats sequence numbers and uses keys twice: never restore one; an export
+//!   without that danger comes with the client's own issue.
 //! - Lost queues are reported and not replaced.
 
 pub mod cli;
 pub mod client;
 mod driver;
+pub mod end_to_end;
 pub mod session;
 pub mod store;
 
 pub use client::{CallError, Client, ClientBuilder, ClientOptions, Invited, StartError};
 pub use driver::EVENT_QUEUE;
+pub use end_to_end::{Scheme, VerificationCode};
 pub use session::event::{
     Asked, ClientEvent, ContactId, ContactInfo, ContactState, EventCursor, Failure, JoinError, JoinFailure, MessageId,
     MessageState, NotAdmitted, Options, Profile, SendError, Warning,

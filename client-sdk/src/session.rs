@@ -33,6 +33,7 @@ use posta_protocol::command::Command;
 use posta_protocol::ids::KeyEpoch;
 use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now};
+use zeroize::Zeroizing;
 
 use self::contact::Contact;
 pub use self::contact::{INVITATION_HOURS, JOIN_PATIENCE};
@@ -50,6 +51,9 @@ use self::request::{Outcome, Purpose, Requests};
 pub use self::saved::MAX_UNCOMMITTED;
 use self::saved::Saved;
 use self::view::View;
+#[cfg(doc)]
+use crate::end_to_end::Conversation;
+use crate::end_to_end::VerificationCode;
 
 /// Contacts of one session, at most.
 pub const MAX_CONTACTS: usize = 64;
@@ -150,11 +154,13 @@ impl Session {
         self.timer
     }
 
-    /// Prepares an invitation; [`ClientEvent::Invitation`] brings its link. `None` if there are [`MAX_CONTACTS`] already.
+    /// Prepares an invitation; [`ClientEvent::Invitation`] brings its link. `None` if there are [`MAX_CONTACTS`] already
+    /// (or the operating system gives out no randomness).
     pub fn invite(&mut self, now: Now) -> Option<ContactId> {
         let start = self.core.actions.len();
+        let conversation = self.core.conversation()?;
         let id = self.new_contact()?;
-        self.contacts.insert(id, Contact::invite(id));
+        self.contacts.insert(id, Contact::invite(id, conversation));
         self.step(now);
         self.save(now, start);
         Some(id)
@@ -172,8 +178,9 @@ impl Session {
         if relays.is_empty() {
             return Err(JoinError::ForeignNetwork);
         }
+        let conversation = self.core.conversation().ok_or(JoinError::NoKeys)?;
         let id = self.new_contact().ok_or(JoinError::TooManyContacts)?;
-        let contact = Contact::join(id, &mut self.core, now, link, relays);
+        let contact = Contact::join(id, &mut self.core, now, conversation, (link, relays));
         self.contacts.insert(id, contact);
         self.step(now);
         self.save(now, start);
@@ -191,6 +198,19 @@ impl Session {
         self.step(now);
         self.save(now, start);
         sent
+    }
+
+    /// What both people can compare to know that nobody sits between them; none before the contact has joined.
+    #[must_use]
+    pub fn verification_code(&self, contact: ContactId) -> Option<VerificationCode> {
+        self.contacts.get(&contact)?.code()
+    }
+
+    /// The state of a contact's conversation, if it has changed since this was last asked: [`Conversation::save`]. To be
+    /// kept before what the last step wants sent is sent.
+    pub fn changed_conversation(&mut self, contact: ContactId) -> Option<Zeroizing<Vec<u8>>> {
+        let conversation = self.contacts.get_mut(&contact)?.conversation();
+        conversation.take_changed().then(|| conversation.save())
     }
 
     /// Sends an echo through a whole path to an edge and back; [`ClientEvent::Pong`] brings the time. `false` if the

@@ -59,6 +59,10 @@ contexts! {
         INBOX = "posta v1 inbox",
         /// A message key, from a queue key.
         BOX = "posta v1 sealed box",
+        /// A message key of a conversation, from what MLS exports and a queue key.
+        CONVERSATION_BOX = "posta v1 conversation box",
+        /// A verification code, from both ends' signature keys and the founding transcript.
+        VERIFICATION = "posta v1 verification code",
         /// A blob's seal key, from an invitation's secret.
         INVITATION_SEAL = "posta v1 invitation seal",
         /// A blob's get capability, from an invitation's secret.
@@ -114,6 +118,8 @@ contexts! {
         OPERATOR = "posta v1 node operator name",
         /// The key that a one-time blob is locked to, as a store keeps it.
         BLOB_LOCK = "posta v1 store blob lock",
+        /// What stands in for MLS in a simulation.
+        MODEL = "posta v1 client model",
         /// The key of QUIC's stateless resets, from the link key.
         STATELESS_RESET = "posta v1 stateless reset",
         /// The check of a client store's header.
@@ -124,6 +130,8 @@ contexts! {
         STORE_NAMES = "posta v1 client store names",
         /// The key of one version of one record, from its slot and the master key.
         STORE_RECORD = "posta v1 client store record",
+        /// What a sealed content is known by in a client store.
+        STORE_PART = "posta v1 client store part",
     }
 }
 

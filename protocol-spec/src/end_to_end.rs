@@ -1,8 +1,13 @@
-//! Sealing between the two ends of a conversation, and what is inside a sealed box.
+//! What two ends of a conversation say to each other, from the outside in.
 //!
-//! A session seals through [`EndToEnd`]; which scheme stands behind it is the conversation's business. [`QueueKey`]
-//! seals each box under a key of its queue, from the invitation. It gives no forward secrecy by itself: MLS will seal
-//! inside of it, and it hides MLS's own headers.
+//! | layer | what it is |
+//! |---|---|
+//! | [`QueueKey`] | the box: AES-256-GCM under a key of its queue. It hides what is inside of it, MLS's headers above all |
+//! | [`Inner`] | what kind of MLS messages the box carries |
+//! | MLS | one key for each message, and new ones by turns; see chapter 8 of the specification |
+//! | [`Content`] | what is said |
+
+mod inner;
 
 use core::fmt;
 
@@ -11,28 +16,13 @@ use zeroize::Zeroizing;
 
 use crate::codec::{Reader, Writer};
 use crate::crypto::{self, context};
+pub use crate::end_to_end::inner::{Inner, InnerKind};
 use crate::error::{Malformed, Misuse, Refused};
 use crate::ids::{Epoch, Hash, RelayId};
 use crate::now::Wall;
-use crate::params::{BOX_CONTENT_LEN, BOX_LEN, BOX_NONCE_LEN, TAG_LEN};
+use crate::params::{BOX_CONTENT_LEN, BOX_LEN, BOX_NONCE_LEN, INNER_OVERHEAD, TAG_LEN};
 use crate::registry::content as code;
 use crate::secret::Secret;
-
-/// Seals what goes to one queue, and opens what comes from one.
-pub trait EndToEnd: fmt::Debug + Send {
-    /// Seals at most [`BOX_CONTENT_LEN`] bytes into a box of exactly [`BOX_LEN`] bytes. Sealing twice gives two boxes
-    /// that can't be linked.
-    ///
-    /// # Errors
-    /// [`Misuse::TooLong`] if the content doesn't fit.
-    fn seal(&mut self, content: &[u8], rng: &mut dyn CryptoRng) -> Result<Box<[u8]>, Misuse>;
-
-    /// Opens a box.
-    ///
-    /// # Errors
-    /// [`Refused`] if it wasn't sealed by the other end for this queue.
-    fn open(&mut self, sealed: &[u8]) -> Result<Vec<u8>, Refused>;
-}
 
 /// AES-256-GCM under a key of the queue.
 ///
@@ -43,15 +33,25 @@ pub trait EndToEnd: fmt::Debug + Send {
 pub struct QueueKey(Secret<32>);
 
 impl QueueKey {
-    /// The sealing of one queue under a key that both ends hold.
+    /// The sealing of one queue under the queue's key alone, as the invitation gives it: until both ends have joined.
     #[must_use]
     pub fn new(key: &Secret<32>) -> Self {
         Self(crypto::derive(context::BOX, key.expose()))
     }
-}
 
-impl EndToEnd for QueueKey {
-    fn seal(&mut self, content: &[u8], rng: &mut dyn CryptoRng) -> Result<Box<[u8]>, Misuse> {
+    /// The sealing of one queue within a conversation, under its key and what MLS exports where both ends have joined.
+    #[must_use]
+    pub fn within(exported: &Secret<32>, key: &Secret<32>) -> Self {
+        let material = Zeroizing::new([exported.expose().as_slice(), key.expose()].concat());
+        Self(crypto::derive(context::CONVERSATION_BOX, &material))
+    }
+
+    /// Seals at most [`BOX_CONTENT_LEN`] bytes into a box of exactly [`BOX_LEN`] bytes. Sealing twice gives two boxes
+    /// that can't be linked.
+    ///
+    /// # Errors
+    /// [`Misuse::TooLong`] if the content doesn't fit.
+    pub fn seal(&self, content: &[u8], rng: &mut (impl CryptoRng + ?Sized)) -> Result<Box<[u8]>, Misuse> {
         if content.len() > BOX_CONTENT_LEN {
             return Err(Misuse::TooLong { what: "the message", got: content.len(), max: BOX_CONTENT_LEN });
         }
@@ -70,7 +70,11 @@ impl EndToEnd for QueueKey {
         Ok(sealed.finish().into_boxed_slice())
     }
 
-    fn open(&mut self, sealed: &[u8]) -> Result<Vec<u8>, Refused> {
+    /// Opens a box.
+    ///
+    /// # Errors
+    /// [`Refused`] if it wasn't sealed by the other end for this queue.
+    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, Refused> {
         if sealed.len() != BOX_LEN {
             return Err(Refused);
         }
@@ -190,8 +194,10 @@ impl fmt::Debug for Kind {
     }
 }
 
+/// The longest content: what a box carries, less what [`Inner`] and MLS add.
+pub const MAX_CONTENT_LEN: usize = BOX_CONTENT_LEN - INNER_OVERHEAD;
 /// The longest application message that fits one box.
-pub const MAX_MESSAGE_LEN: usize = BOX_CONTENT_LEN - 8 - 32 - 1 - 8 - 8 - 4;
+pub const MAX_MESSAGE_LEN: usize = MAX_CONTENT_LEN - 8 - 32 - 1 - 8 - 8 - 4;
 
 impl Content {
     /// Encodes the content.
@@ -255,8 +261,8 @@ mod tests {
     #[test]
     fn a_box_opens_under_its_key_only_and_has_one_length() {
         let rng = &mut ChaCha20Rng::seed_from_u64(1);
-        let mut a = QueueKey::new(&Secret::new([1; 32]));
-        let mut b = QueueKey::new(&Secret::new([2; 32]));
+        let a = QueueKey::new(&Secret::new([1; 32]));
+        let b = QueueKey::new(&Secret::new([2; 32]));
         for content in [vec![], vec![7; 100], vec![8; BOX_CONTENT_LEN]] {
             let sealed = a.seal(&content, rng).unwrap();
             assert_eq!(sealed.len(), BOX_LEN);
@@ -271,6 +277,17 @@ mod tests {
     }
 
     #[test]
+    fn a_box_of_a_conversation_opens_in_that_conversation_only() {
+        let rng = &mut ChaCha20Rng::seed_from_u64(2);
+        let [x, y, key] = [1, 2, 3].map(|n| Secret::new([n; 32]));
+        let sealed = QueueKey::within(&x, &key).seal(b"content", rng).unwrap();
+        assert_eq!(QueueKey::within(&x, &key).open(&sealed).unwrap(), b"content");
+        assert_eq!(QueueKey::within(&y, &key).open(&sealed), Err(Refused));
+        assert_eq!(QueueKey::within(&x, &y).open(&sealed), Err(Refused));
+        assert_eq!(QueueKey::new(&key).open(&sealed), Err(Refused));
+    }
+
+    #[test]
     fn contents_come_back() {
         let address =
             || QueueAddress { relay: RelayId([1; 32]), invited: Secret::new([2; 32]), key: Secret::new([3; 32]) };
@@ -282,7 +299,7 @@ mod tests {
         ] {
             let content = Content { epoch: Epoch(1), consensus: Hash([2; 32]), kind };
             let bytes = content.encode();
-            assert!(bytes.len() <= BOX_CONTENT_LEN);
+            assert!(bytes.len() <= MAX_CONTENT_LEN);
             assert_eq!(Content::decode(&bytes), Ok(content));
         }
     }

@@ -19,7 +19,7 @@ use crate::crypto::{self, context};
 use crate::end_to_end::QueueAddress;
 use crate::error::{Malformed, Misuse, Refused};
 use crate::ids::RelayId;
-use crate::params::{BLOB_LEN, BOX_NONCE_LEN, TAG_LEN};
+use crate::params::{BLOB_LEN, BOX_NONCE_LEN, MAX_KEY_PACKAGE_LEN, TAG_LEN};
 use crate::secret::Secret;
 
 /// Version of the link's layout.
@@ -56,23 +56,27 @@ pub enum BadLink {
 }
 
 /// The inviter's fixed data, as the blob carries it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Offer {
     /// The inviter's queues, for the joining side to write to.
     pub queues: Vec<QueueAddress>,
+    /// The inviter's MLS key package, made for this invitation.
+    pub key_package: Vec<u8>,
     nonce: Secret<32>,
 }
 
 impl Offer {
     /// An offer with a fresh nonce.
-    pub fn new(queues: Vec<QueueAddress>, rng: &mut impl CryptoRng) -> Self {
-        Self { queues, nonce: Secret::random(rng) }
+    pub fn new(queues: Vec<QueueAddress>, key_package: Vec<u8>, rng: &mut impl CryptoRng) -> Self {
+        Self { queues, key_package, nonce: Secret::random(rng) }
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut w = Writer::with_capacity(32 + 4 + self.queues.len() * QueueAddress::LEN);
+        let queues = 4 + self.queues.len() * QueueAddress::LEN;
+        let mut w = Writer::with_capacity(32 + queues + 4 + self.key_package.len());
         w.bytes(self.nonce.expose());
         QueueAddress::write_list(&self.queues, &mut w);
+        w.bounded(&self.key_package);
         Zeroizing::new(w.finish())
     }
 
@@ -123,6 +127,12 @@ impl Offer {
     }
 }
 
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Offer({} queues, ..)", self.queues.len())
+    }
+}
+
 impl Link {
     /// The capability to read the blob.
     #[must_use]
@@ -158,7 +168,10 @@ impl Link {
 
     fn parse(data: &[u8]) -> Result<Offer, Malformed> {
         let mut r = Reader::new(data);
-        let offer = Offer { nonce: Secret::read(&mut r, "invitation")?, queues: QueueAddress::read_list(&mut r)? };
+        let nonce = Secret::read(&mut r, "invitation")?;
+        let queues = QueueAddress::read_list(&mut r)?;
+        let key_package = r.bounded(MAX_KEY_PACKAGE_LEN, "key package")?.to_vec();
+        let offer = Offer { queues, key_package, nonce };
         r.finish("invitation")?;
         Ok(offer)
     }
@@ -227,7 +240,7 @@ mod tests {
     fn offer(rng: &mut ChaCha20Rng) -> Offer {
         let queue =
             |n| QueueAddress { relay: RelayId([n; 32]), invited: Secret::new([n; 32]), key: Secret::new([n; 32]) };
-        Offer::new(vec![queue(1), queue(2)], rng)
+        Offer::new(vec![queue(1), queue(2)], vec![3; 2638], rng)
     }
 
     #[test]

@@ -90,6 +90,22 @@ pub const PUZZLE_SEED_LIFE: Duration = Duration::from_secs(3600);
 pub const BOX_NONCE_LEN: usize = 12;
 /// What fits one sealed box: the box less nonce, tag and a length.
 pub const BOX_CONTENT_LEN: usize = BOX_LEN - BOX_NONCE_LEN - TAG_LEN - 4;
+/// What stands around a content in a box, at most: 13 bytes of the inner layer, about 150 of MLS.
+pub const INNER_OVERHEAD: usize = 256;
+/// Longest MLS key package in an invitation; ours have 2,638 bytes.
+pub const MAX_KEY_PACKAGE_LEN: usize = 4096;
+/// MLS epochs before the current one whose messages are still read.
+pub const PAST_EPOCHS: usize = 5;
+/// A side makes no turn while a message of its own from further back than this many epochs is not delivered. Until it
+/// has made one, the other side can only make one itself: such a message is never more than [`PAST_EPOCHS`] behind.
+pub const TURN_LAG: u64 = 2;
+/// MLS messages of one sender and epoch that may be overtaken by a later one and are still read after it.
+pub const OVERTAKEN: u32 = 1024;
+/// MLS messages of one sender and epoch that may be passed over at once.
+pub const PASSED_OVER: u32 = 2048;
+/// A side sends no receipts while a message of its own is not delivered that was sealed this many MLS messages ago:
+/// with an outbox of messages beyond, it is never overtaken by more than [`OVERTAKEN`].
+pub const RECEIPT_LAG: u64 = 512;
 /// Queues of each direction of a contact, on relays of different operators.
 pub const QUEUES_PER_DIRECTION: usize = 2;
 /// Boxes of one queue that its relay has not confirmed, at most: well within [`SEQUENCE_WINDOW`].

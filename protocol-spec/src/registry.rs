@@ -366,6 +366,20 @@ numbers! {
     }
 }
 
+numbers! {
+    /// What MLS messages a box of a conversation carries.
+    inner: u8 {
+        /// An application message.
+        MESSAGE = 1,
+        /// A commit that asks for one in return, then an application message of the epoch that it begins.
+        TURN = 2,
+        /// The same as an answer to `TURN` or `WELCOME`: nothing is asked for.
+        ANSWER = 3,
+        /// The welcome of a joining side, then an application message.
+        WELCOME = 4,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -397,5 +411,6 @@ mod tests {
         assert!(distinct(super::origin::ALL), "origin");
         assert!(distinct(super::parameter::ALL), "parameter");
         assert!(distinct(super::content::ALL), "content");
+        assert!(distinct(super::inner::ALL), "inner");
     }
 }

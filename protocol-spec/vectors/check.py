@@ -223,13 +223,20 @@ def check_boxes(vector):
         stated = raw(vector["bytes"])
         head = u64(vector["epoch"]) + raw(vector["consensus"]) + u8(vector["code"])
         return expect("bytes", head + encode(CONTENTS[vector["code"]], vector["fields"], stated[41:]), stated)
+    if vector["kind"] == "inside":
+        parts = bounded(raw(vector["handshake"])) if vector["code"] > 1 else b""
+        inside = u64(vector["number"]) + u8(vector["code"]) + parts + bounded(raw(vector["message"]))
+        return expect("bytes", inside, raw(vector["bytes"]))
+    if vector["kind"] == "conversation key":
+        key = derive("conversation box", raw(vector["exported"]) + raw(vector["key"]))
+        return expect("sealing key", key.hex(), vector["sealing_key"])
     key = derive("sealed box", raw(vector["key"]))
     expect("sealing key", key.hex(), vector["sealing_key"])
     expect("box", seal(key, raw(vector["nonce"]), raw(vector["content"]), BOX_LEN), vector["bytes"])
 
 
 def check_invitations(vector):
-    offer = raw(vector["nonce"]) + encode_queues(vector["queues"])
+    offer = raw(vector["nonce"]) + encode_queues(vector["queues"]) + bounded(raw(vector["key_package"]))
     secret = derive("invitation data", offer)
     get, key = derive("invitation get", secret), derive("invitation seal", secret)
     expect("offer", offer.hex(), vector["offer"])

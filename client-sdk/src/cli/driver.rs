@@ -122,7 +122,7 @@ impl Talk {
             let reads = !self.input_ended && self.contact.is_some();
             tokio::select! {
                 event = self.client.next_event() => match event {
-                    Some(event) => self.tell(event)?,
+                    Some(event) => self.tell(event).await?,
                     None => return Err(CallError::Stopped.into()),
                 },
                 line = self.lines.next_line(), if reads => match line {
@@ -164,12 +164,17 @@ impl Talk {
         }
     }
 
-    fn tell(&mut self, event: ClientEvent) -> Result<(), Ending> {
+    async fn tell(&mut self, event: ClientEvent) -> Result<(), Ending> {
         match event {
             ClientEvent::Ready => self.say(&json!({ "event": "ready" }), "The network answers again."),
             ClientEvent::Connected { contact } => {
                 self.contact = Some(contact);
-                self.say(&json!({ "event": "connected" }), "Connected. Type a line to send it; Ctrl-D or Ctrl-C ends.");
+                let code = self.client.verification_code(contact).await?.map(|c| c.to_string()).unwrap_or_default();
+                let line = format!(
+                    "Connected. Type a line to send it; Ctrl-D or Ctrl-C ends.\n\
+                     To be sure that nobody sits between you two, compare this code by another way:\n  {code}"
+                );
+                self.say(&json!({ "event": "connected", "code": code }), &line);
             }
             ClientEvent::JoinFailed { reason, .. } => return Err(reason.into()),
             ClientEvent::Message { number, body, .. } => {

@@ -13,13 +13,13 @@ use posta_protocol::now::{Mono, Now};
 pub use posta_protocol::params::INVITATION_HOURS;
 use posta_protocol::registry::answer as code;
 use posta_protocol::secret::Secret;
-use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, ContactInfo, ContactState, JoinFailure, MessageId, NotAdmitted, SendError};
 use super::incoming::{Incoming, Said};
 use super::outgoing::{Outgoing, Progress};
 use super::request::{Purpose, RequestId, Task};
+use crate::end_to_end::{Conversation, VerificationCode};
 
 pub(crate) use self::saved::MAX_NAME;
 /// How long a client tries to reach either relay of a link.
@@ -48,7 +48,8 @@ struct Joining {
     /// The relays that the link may mean, with what each refused it for.
     asked: Vec<(RelayId, Option<RequestId>, Option<JoinFailure>)>,
     opened: bool,
-    introduced: bool,
+    /// What the inviter joins the conversation by, until it is sent.
+    welcome: Option<Vec<u8>>,
     until: Mono,
 }
 
@@ -65,36 +66,40 @@ pub(crate) struct Contact {
     /// What the user calls it.
     pub(crate) name: String,
     stage: Stage,
+    conversation: Conversation,
     incoming: Incoming,
     outgoing: Outgoing,
-    /// The conversation's end-to-end state as its scheme saves it; empty for queue keys, which have none.
-    pub(crate) end_to_end: Zeroizing<Vec<u8>>,
 }
 
 impl Contact {
     /// A contact that will follow an invitation of ours.
-    pub(crate) fn invite(id: ContactId) -> Self {
+    pub(crate) fn invite(id: ContactId, conversation: Conversation) -> Self {
         let stage = Stage::Inviting(Inviting { offer: None, blobs: Vec::new(), emitted: false });
-        Self::new(id, stage, Incoming::new(id))
+        Self::new(id, stage, conversation, Incoming::new(id))
     }
 
-    fn new(id: ContactId, stage: Stage, incoming: Incoming) -> Self {
-        let (name, outgoing) = (String::new(), Outgoing::new(id));
-        Self { id, name, stage, incoming, outgoing, end_to_end: Zeroizing::new(Vec::new()) }
+    fn new(id: ContactId, stage: Stage, conversation: Conversation, incoming: Incoming) -> Self {
+        Self { id, name: String::new(), stage, conversation, incoming, outgoing: Outgoing::new(id) }
     }
 
     /// A contact whose invitation we follow; `relays` are those that its link may mean.
-    pub(crate) fn join(id: ContactId, core: &mut Core, now: Now, link: Link, relays: Vec<RelayId>) -> Self {
+    pub(crate) fn join(
+        id: ContactId,
+        core: &mut Core,
+        now: Now,
+        conversation: Conversation,
+        (link, relays): (Link, Vec<RelayId>),
+    ) -> Self {
         // One key for both relays: a one-time invitation is then ours at both.
         let reader = Secret::random(&mut core.rng);
         let asked = relays.into_iter().map(|relay| (relay, None, None)).collect();
         let until = now.mono + JOIN_PATIENCE;
-        let mut joining = Joining { link, reader, asked, opened: false, introduced: false, until };
+        let mut joining = Joining { link, reader, asked, opened: false, welcome: None, until };
         joining.ask(core, now, id);
         let mut incoming = Incoming::new(id);
         // The inviter knows where to write from us; nothing of the kind comes from it.
         incoming.introduced = true;
-        Self::new(id, Stage::Joining(Box::new(joining)), incoming)
+        Self::new(id, Stage::Joining(Box::new(joining)), conversation, incoming)
     }
 
     pub(crate) fn is_failed(&self) -> bool {
@@ -114,9 +119,18 @@ impl Contact {
 
     pub(crate) fn send(&mut self, core: &mut Core, now: Now, body: Vec<u8>) -> Result<MessageId, SendError> {
         match self.stage {
-            Stage::Connected => self.outgoing.send(core, now, body),
+            Stage::Connected => self.outgoing.send(core, now, &mut self.conversation, body),
             _ => Err(SendError::NotConnected),
         }
+    }
+
+    /// What both people can compare, once both have joined.
+    pub(crate) fn code(&self) -> Option<VerificationCode> {
+        self.conversation.code()
+    }
+
+    pub(crate) const fn conversation(&mut self) -> &mut Conversation {
+        &mut self.conversation
     }
 
     /// Does what is due.
@@ -128,9 +142,14 @@ impl Contact {
         if let Some(reason) = self.incoming.shut() {
             return self.not_admitted(core, reason);
         }
-        if let Some(up_to) = self.incoming.step(core, now) {
-            self.outgoing.acknowledge(core, now, up_to);
+        let receipt = self.incoming.step(core, now);
+        // A turn carries the newest receipt.
+        if !self.outgoing.turn(core, now, &mut self.conversation, self.incoming.delivered)
+            && let Some(up_to) = receipt
+        {
+            self.outgoing.acknowledge(core, now, &mut self.conversation, up_to);
         }
+        self.incoming.watch_early(core, now, &mut self.conversation);
         self.outgoing.expire(core, now);
         self.outgoing.look_for_missing(core, now);
     }
@@ -143,17 +162,18 @@ impl Contact {
                 if inviting.offer.is_none()
                     && let Some(addresses) = self.incoming.addresses()
                 {
-                    inviting.offer = Some(Offer::new(addresses, &mut core.rng));
+                    // It can't fail but for want of memory or randomness; then it is tried again.
+                    let Ok(key_package) = self.conversation.key_package() else { return };
+                    inviting.offer = Some(Offer::new(addresses, key_package, &mut core.rng));
                     inviting.put_blobs(core, now, self.id, &self.incoming.relays());
                 }
             }
             Stage::Joining(joining) if joining.opened => {
                 self.incoming.create(core, now, &self.outgoing.relays());
-                if !joining.introduced
-                    && let Some(addresses) = self.incoming.addresses()
+                if let Some(addresses) = self.incoming.addresses()
+                    && let Some(welcome) = joining.welcome.take()
                 {
-                    joining.introduced = true;
-                    self.outgoing.introduce(core, now, addresses);
+                    self.outgoing.introduce(core, now, &mut self.conversation, (welcome, addresses));
                 }
             }
             Stage::Joining(joining) if now.mono >= joining.until => {
@@ -189,13 +209,13 @@ impl Contact {
 
     /// A relay answered.
     pub(crate) fn answered(&mut self, core: &mut Core, now: Now, task: Task, body: Body, surb: SurbId) {
-        let mut said = None;
         let mut progress = Progress::Nothing;
+        let conversation = &mut self.conversation;
         match task {
             Task::Create(i) => self.incoming.created(core, now, i, &body),
-            Task::Fetch(i) => said = self.incoming.fetched(core, now, i, body),
-            Task::Hole(i, sequence) => said = self.incoming.hole_fetched(core, now, i, sequence, body),
-            Task::Push(i) => said = self.incoming.pushed(core, now, i, surb, body),
+            Task::Fetch(i) => self.incoming.fetched(core, now, conversation, i, body),
+            Task::Hole(i, sequence) => self.incoming.hole_fetched(core, now, conversation, (i, sequence), body),
+            Task::Push(i) => self.incoming.pushed(core, now, conversation, (i, surb), body),
             Task::Ack(i) => self.incoming.acked(i),
             Task::Secure(i) => progress = self.outgoing.secured(core, now, i, &body),
             Task::Send(i, sequence) => progress = self.outgoing.sent(core, now, i, sequence, &body),
@@ -203,10 +223,11 @@ impl Contact {
             Task::BlobGet(i) => self.blob_got(core, now, i, body),
             Task::BlobDelete => {}
         }
-        match said {
-            Some(Said::Receipt(up_to)) => self.outgoing.receipt(core, now, up_to),
-            Some(Said::Queues(list)) => self.joined(core, now, list),
-            None => {}
+        for said in self.incoming.take_said() {
+            match said {
+                Said::Receipt(up_to) => self.outgoing.receipt(core, now, &mut self.conversation, up_to),
+                Said::Queues(list) => self.joined(core, now, list),
+            }
         }
         if matches!(self.stage, Stage::Joining(_)) {
             match progress {
@@ -247,7 +268,8 @@ impl Contact {
 
     /// The one who followed our invitation says where to write.
     fn joined(&mut self, core: &mut Core, now: Now, addresses: Vec<QueueAddress>) {
-        let Stage::Inviting(inviting) = &mut self.stage else { return };
+        let (Stage::Inviting(inviting), Some(founded)) = (&mut self.stage, self.conversation.founded()) else { return };
+        self.outgoing.open(core, now, founded, addresses);
         for blob in &mut inviting.blobs {
             if let Some(id) = blob.request.take() {
                 core.requests.cancel(id);
@@ -256,7 +278,6 @@ impl Contact {
             core.request(now, blob.relay, command, Purpose::Contact(self.id, Task::BlobDelete));
         }
         self.stage = Stage::Connected;
-        self.outgoing.open(core, now, addresses);
         core.emit(ClientEvent::Connected { contact: self.id });
     }
 
@@ -300,10 +321,16 @@ impl Contact {
             _ => Err(JoinFailure::Unknown),
         };
         match opened {
-            Ok(offer) if !self.outgoing.is_known() => {
-                joining.opened = true;
-                self.outgoing.open(core, now, offer.queues);
-            }
+            Ok(offer) if !self.outgoing.is_known() => match self.conversation.found(&offer.key_package) {
+                Ok(welcome) => {
+                    (joining.opened, joining.welcome) = (true, Some(welcome));
+                    if let Some(founded) = self.conversation.founded() {
+                        self.outgoing.open(core, now, founded, offer.queues);
+                    }
+                }
+                // The other relay's copy has the same in it.
+                Err(_) => self.fail(core, JoinFailure::Keys),
+            },
             Ok(_) => {}
             Err(reason) => {
                 asked.2 = Some(reason);
@@ -322,7 +349,7 @@ impl Contact {
             Stage::Joining(joining) if !joining.opened => Some(joining.until),
             _ => None,
         };
-        earlier(due, earlier(self.incoming.next_due(reading), self.outgoing.next_due(now)))
+        earlier(due, earlier(self.incoming.next_due(reading), self.outgoing.next_due(now, &self.conversation)))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use posta_protocol::document::Position;
 use posta_protocol::ids::{Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::now::{Mono, Now};
+use posta_protocol::secret::Secret;
 use rand::RngExt;
 use rand_core::CryptoRng;
 
@@ -15,6 +16,7 @@ use super::path::Health;
 use super::request::Requests;
 use super::saved::{Saved, encode_event, is_kept};
 use super::view::View;
+use crate::end_to_end::Conversation;
 
 /// The generator that a session is given.
 pub type SessionRng = Box<dyn CryptoRng + Send>;
@@ -46,6 +48,11 @@ impl Core {
             self.saved.keep(encode_event(&event));
         }
         self.actions.push_back(Action::Emit { cursor: self.saved.cursor, event });
+    }
+
+    /// A conversation for a new contact, with keys of its own.
+    pub(crate) fn conversation(&mut self) -> Option<Conversation> {
+        Conversation::new(self.options.scheme, &Secret::random(&mut self.rng)).ok()
     }
 
     /// The current key epoch, if the network is known.

@@ -13,6 +13,7 @@ use posta_protocol::params::DEFAULT_MESSAGE_TTL;
 use posta_protocol::secret::Secret;
 use thiserror::Error;
 
+use crate::end_to_end::Scheme;
 use crate::store::Change;
 
 /// How a client trades latency against cover. More profiles come with the client's own issue; a profile that doesn't
@@ -32,11 +33,13 @@ pub struct Options {
     pub profile: Profile,
     /// A message that isn't delivered within this time fails, and its receiver drops it.
     pub expiry: Duration,
+    /// What seals conversations: MLS, but in simulations. Both ends must have the same.
+    pub scheme: Scheme,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL }
+        Self { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, scheme: Scheme::Mls }
     }
 }
 
@@ -280,6 +283,9 @@ pub enum JoinFailure {
     /// What the relays hold isn't what the inviter put there.
     #[error("the relays gave out something else than the inviter left there: ask for a new invitation")]
     Garbled,
+    /// The inviter's keys are not valid.
+    #[error("the keys in this invitation are not valid now: check this machine's clock, and ask for a new invitation")]
+    Keys,
     /// No relay of the link answered.
     #[error("neither relay of this invitation answers: try again later, or ask for a new one")]
     Unreachable,
@@ -326,6 +332,13 @@ pub enum Warning {
     /// A contact holds another consensus for the same epoch.
     #[error("a contact was given another list of relays for the same hour: authorities or someone between cheat")]
     Fork {
+        /// The contact.
+        contact: ContactId,
+    },
+    /// A contact's end of the conversation and ours don't fit any more: one of the two was set back to an older state,
+    /// or is at fault. What was delivered stays; what is sent from now on may never be.
+    #[error("the conversation with this contact is out of step, and can't go on: invite this contact again")]
+    OutOfStep {
         /// The contact.
         contact: ContactId,
     },
@@ -385,6 +398,9 @@ pub enum JoinError {
     /// The session has as many contacts as it can hold.
     #[error("there are too many contacts: remove one first")]
     TooManyContacts,
+    /// The operating system gives out no randomness.
+    #[error("this machine gives out no randomness to make keys from: try again later")]
+    NoKeys,
 }
 
 /// Why a message was not taken.
@@ -405,6 +421,9 @@ pub enum SendError {
         /// The bound in bytes.
         max: usize,
     },
+    /// The conversation's own sealing has failed.
+    #[error("the message could not be sealed: invite this contact again")]
+    NotSealed,
     /// Too many messages wait to be delivered.
     #[error("too many messages to this contact are not delivered yet: wait until some are")]
     OutboxFull,

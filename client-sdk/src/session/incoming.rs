@@ -4,6 +4,7 @@
 //! may get lost on the way, and a restarted relay has none; a randomised `fetch` bounds the delay after that.
 
 mod admission;
+mod boxes;
 mod queue;
 mod saved;
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use posta_protocol::answer::Body;
 use posta_protocol::command::{Command, WriterCapability};
-use posta_protocol::end_to_end::{Content, Kind, QueueAddress};
+use posta_protocol::end_to_end::QueueAddress;
 use posta_protocol::ids::{KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::params::{MAX_QUEUE_SURBS, MAX_SUBSCRIBE_SURBS};
@@ -22,10 +23,12 @@ use rand::RngExt;
 
 pub use self::admission::MAX_EFFORT;
 pub(crate) use self::admission::SLICE;
+use self::boxes::EARLY_PATIENCE;
 use self::queue::InQueue;
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, NotAdmitted, Warning};
 use super::request::{Purpose, Task};
+use crate::end_to_end::Conversation;
 
 /// Reply blocks that an awaited queue has with its relay, at least.
 const KEEP_BLOCKS: usize = MAX_QUEUE_SURBS - MAX_SUBSCRIBE_SURBS + 1;
@@ -69,6 +72,11 @@ pub(crate) struct Incoming {
     /// The last message that was handed on.
     pub(crate) delivered: u64,
     reorder: BTreeMap<u64, Waiting>,
+    /// Boxes by queue and number that wait for the epoch in which they were sealed.
+    early: BTreeMap<(usize, u64), Box<[u8]>>,
+    early_since: Option<Mono>,
+    /// What boxes have said, for the contact to take.
+    said: Vec<Said>,
     gap: Option<(Mono, u32)>,
     boxes_since_poll: u32,
     receipt_due: Option<Mono>,
@@ -95,6 +103,9 @@ impl Incoming {
             introduced: false,
             delivered: 0,
             reorder: BTreeMap::new(),
+            early: BTreeMap::new(),
+            early_since: None,
+            said: Vec::new(),
             gap: None,
             boxes_since_poll: 0,
             receipt_due: None,
@@ -280,7 +291,7 @@ impl Incoming {
 
     /// Asks for a message that others have overtaken.
     fn close_gap(&mut self, core: &mut Core, now: Now) {
-        if self.reorder.is_empty() {
+        if self.reorder.is_empty() && self.early.is_empty() {
             self.gap = None;
             return;
         }
@@ -319,25 +330,31 @@ impl Incoming {
         &mut self,
         core: &mut Core,
         now: Now,
-        index: usize,
-        hole: u64,
+        conversation: &mut Conversation,
+        (index, hole): (usize, u64),
         body: Body,
-    ) -> Option<Said> {
-        self.queues.get_mut(index)?.holes.remove(&hole);
+    ) {
+        if let Some(queue) = self.queues.get_mut(index) {
+            queue.holes.remove(&hole);
+        }
         match body {
-            Body::Message { sequence, body, .. } => self.take(core, now, index, sequence, &body).1,
-            Body::Refused(code) => {
-                self.refused(core, now, index, code);
-                None
-            }
-            _ => None,
+            Body::Message { sequence, body, .. } => drop(self.take(core, now, conversation, (index, sequence), body)),
+            Body::Refused(code) => self.refused(core, now, index, code),
+            _ => {}
         }
     }
 
     /// A `fetch` was answered.
-    pub(crate) fn fetched(&mut self, core: &mut Core, now: Now, index: usize, body: Body) -> Option<Said> {
+    pub(crate) fn fetched(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        conversation: &mut Conversation,
+        index: usize,
+        body: Body,
+    ) {
         let subscribed = index == self.subscribed;
-        let queue = self.queues.get_mut(index)?;
+        let Some(queue) = self.queues.get_mut(index) else { return };
         (queue.fetch, queue.silent) = (None, 0);
         queue.made_again &= matches!(body, Body::Refused(_));
         let (sequence, left, sealed) = match body {
@@ -345,25 +362,18 @@ impl Incoming {
             Body::Empty => {
                 queue.walk = false;
                 queue.idle = queue.idle.saturating_add(1);
-                self.plan_poll(core, now, index);
-                return None;
+                return self.plan_poll(core, now, index);
             }
-            Body::Refused(code) => {
-                self.refused(core, now, index, code);
-                return None;
-            }
-            _ => {
-                self.plan_poll(core, now, index);
-                return None;
-            }
+            Body::Refused(code) => return self.refused(core, now, index, code),
+            _ => return self.plan_poll(core, now, index),
         };
         let new = sequence > queue.cursor && !queue.seen.contains_key(&sequence);
         if subscribed && new && !queue.blocks.is_empty() && queue.awaited_push.is_none() {
             queue.awaited_push = Some((sequence, now.mono + PUSH_WAIT));
         }
-        let (number, said) = self.take(core, now, index, sequence, &sealed);
+        let number = self.take(core, now, conversation, (index, sequence), sealed);
         let delivered = self.delivered;
-        let queue = self.queues.get_mut(index)?;
+        let Some(queue) = self.queues.get_mut(index) else { return };
         if left == 0 {
             queue.walk = false;
             self.plan_poll(core, now, index);
@@ -371,16 +381,22 @@ impl Incoming {
             // A copy of what the other queue has brought: the ones up to the newest are likely so too.
             let known = number.is_some_and(|n| n <= delivered);
             let skip = !subscribed && !queue.walk && known && self.introduced;
-            let queue = self.queues.get_mut(index)?;
+            let Some(queue) = self.queues.get_mut(index) else { return };
             let after = if skip { sequence + u64::from(left) - 1 } else { queue.base(sequence) };
             self.fetch(core, now, index, after.max(sequence));
         }
-        said
     }
 
     /// A queue has sent a message by a reply block.
-    pub(crate) fn pushed(&mut self, core: &mut Core, now: Now, index: usize, surb: SurbId, body: Body) -> Option<Said> {
-        let queue = self.queues.get_mut(index)?;
+    pub(crate) fn pushed(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        conversation: &mut Conversation,
+        (index, surb): (usize, SurbId),
+        body: Body,
+    ) {
+        let Some(queue) = self.queues.get_mut(index) else { return };
         queue.blocks.retain(|b| *b != surb);
         match body {
             Body::Message { sequence, body, .. } => {
@@ -389,18 +405,14 @@ impl Incoming {
                 }
                 queue.idle = 0;
                 self.boxes_since_poll = self.boxes_since_poll.saturating_add(1);
-                let (_, said) = self.take(core, now, index, sequence, &body);
+                self.take(core, now, conversation, (index, sequence), body);
                 if self.boxes_since_poll >= POLL_AFTER_BOXES {
                     self.boxes_since_poll = 0;
                     self.poll_others(core, now);
                 }
-                said
             }
-            Body::Refused(code) => {
-                self.refused(core, now, index, code);
-                None
-            }
-            _ => None,
+            Body::Refused(code) => self.refused(core, now, index, code),
+            _ => {}
         }
     }
 
@@ -425,50 +437,6 @@ impl Incoming {
             (_, false) => (HEARTBEAT * (1 << queue.idle.min(4))).min(MAX_HEARTBEAT),
         };
         queue.next_poll = now.mono + core.around(mean);
-    }
-
-    /// Takes a box in. Returns the number of the message in it (0 for none; nothing if it stays at the relay).
-    fn take(
-        &mut self,
-        core: &mut Core,
-        now: Now,
-        index: usize,
-        sequence: u64,
-        sealed: &[u8],
-    ) -> (Option<u64>, Option<Said>) {
-        let Some(queue) = self.queues.get_mut(index) else { return (None, None) };
-        if sequence <= queue.cursor {
-            return (Some(0), None);
-        }
-        if let Some(number) = queue.seen.get(&sequence) {
-            return (Some(*number), None);
-        }
-        let opened = queue.seal.open(sealed).ok().and_then(|c| Content::decode(&c).ok());
-        self.active_until = now.mono + HEARTBEAT * 5;
-        let (mut number, mut said) = (0, None);
-        if let Some(content) = opened {
-            if core.view.as_ref().is_some_and(|v| v.contradicts(content.epoch, &content.consensus)) {
-                core.emit(ClientEvent::Warning(Warning::Fork { contact: self.contact }));
-            }
-            match content.kind {
-                Kind::Message { number: n, .. } if n > self.delivered + REORDER_WINDOW => return (None, None),
-                Kind::Message { number: n, expires, body } => {
-                    number = n;
-                    if n > self.delivered {
-                        self.reorder.entry(n).or_insert(Waiting { expires, body });
-                    }
-                }
-                Kind::Receipt { up_to } => said = Some(Said::Receipt(up_to)),
-                Kind::Queues(list) => said = Some(Said::Queues(list)),
-                _ => {}
-            }
-        }
-        if let Some(queue) = self.queues.get_mut(index) {
-            queue.seen.insert(sequence, number);
-        }
-        self.introduced |= matches!(said, Some(Said::Queues(_)));
-        self.hand_on(core, now);
-        (Some(number), said)
     }
 
     /// Emits what is in order.
@@ -561,6 +529,7 @@ impl Incoming {
     /// When something is due next.
     pub(crate) fn next_due(&self, reading: bool) -> Option<Mono> {
         let mut due = earlier(self.receipt_due, self.is_searching().then_some(Mono(0)));
+        due = earlier(due, self.early_since.map(|since| since + EARLY_PATIENCE));
         if reading {
             due = earlier(due, self.gap.map(|(at, _)| at));
             for (index, queue) in self.queues.iter().enumerate().filter(|(_, q)| q.works()) {

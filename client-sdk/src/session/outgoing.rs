@@ -1,4 +1,5 @@
-//! The queues that we write to. Each message goes to all of them, sealed for each, under each one's own numbers.
+//! The queues that we write to. Each message is sealed once in the conversation, and goes to all of them in a box for
+//! each, under each one's own numbers.
 //!
 //! A sealed box is kept and sent again byte for byte until the relay says that it is on disk, for the relay takes one
 //! number for one content only. A message is kept until the contact's receipt.
@@ -6,21 +7,24 @@
 mod saved;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::answer::Body;
 use posta_protocol::command::{Command, WriterCapability};
-use posta_protocol::end_to_end::{Content, EndToEnd, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
+use posta_protocol::end_to_end::{Content, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Mono, Now, Wall};
 pub use posta_protocol::params::SEND_WINDOW;
-use posta_protocol::params::SEQUENCE_WINDOW;
+use posta_protocol::params::{RECEIPT_LAG, SEQUENCE_WINDOW};
 use posta_protocol::registry::answer as code;
 use posta_protocol::secret::Secret;
+use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, Failure, MessageId, MessageState, SendError, Warning};
 use super::request::{Purpose, RequestId, Task};
+use crate::end_to_end::{Conversation, Founded, Turn};
 
 /// Messages to one contact that are not delivered yet, at most; beyond, [`SendError::OutboxFull`].
 pub const OUTBOX: usize = 256;
@@ -44,6 +48,7 @@ enum State {
 enum What {
     Message(u64),
     Receipt,
+    Turn,
     Introduction,
 }
 
@@ -61,7 +66,10 @@ struct OutQueue {
     invited: WriterCapability,
     writer: WriterCapability,
     key: Secret<32>,
-    seal: Box<dyn EndToEnd>,
+    /// Seals what is said in the conversation.
+    seal: QueueKey,
+    /// Seals what the conversation begins with: its reader has yet to join.
+    invited_seal: QueueKey,
     state: State,
     /// Whether it was ours before.
     was_secured: bool,
@@ -77,12 +85,17 @@ struct OutQueue {
     /// Messages that have no number here yet.
     waiting: VecDeque<u64>,
     receipt: bool,
+    turn: bool,
     introduce: bool,
 }
 
 struct Message {
     expires: Wall,
-    body: Vec<u8>,
+    /// The inside of its boxes. What it says is not kept: its key is gone.
+    inner: Arc<[u8]>,
+    /// The epoch in which it was sealed, and how many contents were before.
+    epoch: u64,
+    sealed: u64,
     stored: usize,
     failed: bool,
 }
@@ -94,10 +107,14 @@ pub(crate) struct Outgoing {
     next_number: u64,
     messages: BTreeMap<u64, Message>,
     delivered: u64,
-    /// What the next receipt says.
-    receipt: u64,
-    /// Where the contact can write, to be said first.
-    introduction: Vec<QueueAddress>,
+    /// The newest receipt, sealed.
+    receipt: Option<Arc<[u8]>>,
+    /// A receipt that must wait for the contact's.
+    withheld: Option<u64>,
+    /// Our last turn, until the contact has followed.
+    turn: Option<Turn>,
+    /// The welcome, and where the contact can write, to be said first.
+    introduction: Option<Arc<[u8]>>,
 }
 
 /// What came of an answer.
@@ -119,8 +136,10 @@ impl Outgoing {
             next_number: 1,
             messages: BTreeMap::new(),
             delivered: 0,
-            receipt: 0,
-            introduction: Vec::new(),
+            receipt: None,
+            withheld: None,
+            turn: None,
+            introduction: None,
         }
     }
 
@@ -138,13 +157,14 @@ impl Outgoing {
     }
 
     /// Takes the contact's queues over: makes them ours first.
-    pub(crate) fn open(&mut self, core: &mut Core, now: Now, addresses: Vec<QueueAddress>) {
+    pub(crate) fn open(&mut self, core: &mut Core, now: Now, founded: &Founded, addresses: Vec<QueueAddress>) {
         for address in addresses {
             self.queues.push(OutQueue {
                 relay: address.relay,
                 invited: WriterCapability::new(address.invited),
                 writer: WriterCapability::random(&mut core.rng),
-                seal: Box::new(QueueKey::new(&address.key)),
+                seal: QueueKey::within(&founded.exported, &address.key),
+                invited_seal: QueueKey::new(&address.key),
                 key: address.key,
                 state: State::Invited,
                 was_secured: false,
@@ -156,6 +176,7 @@ impl Outgoing {
                 boxes: BTreeMap::new(),
                 waiting: VecDeque::new(),
                 receipt: false,
+                turn: false,
                 introduce: false,
             });
             self.secure(core, now, self.queues.len() - 1);
@@ -163,8 +184,15 @@ impl Outgoing {
     }
 
     /// Says in every queue where the contact can write, before anything else.
-    pub(crate) fn introduce(&mut self, core: &mut Core, now: Now, addresses: Vec<QueueAddress>) {
-        self.introduction = addresses;
+    pub(crate) fn introduce(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        conversation: &mut Conversation,
+        (welcome, addresses): (Vec<u8>, Vec<QueueAddress>),
+    ) {
+        let content = content(core, Kind::Queues(addresses));
+        self.introduction = conversation.introduce(welcome, &content).ok();
         self.queues.iter_mut().for_each(|q| q.introduce = true);
         self.fill(core, now);
     }
@@ -214,7 +242,13 @@ impl Outgoing {
     }
 
     /// Takes a message to be sent.
-    pub(crate) fn send(&mut self, core: &mut Core, now: Now, body: Vec<u8>) -> Result<MessageId, SendError> {
+    pub(crate) fn send(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        conversation: &mut Conversation,
+        body: Vec<u8>,
+    ) -> Result<MessageId, SendError> {
         if body.len() > MAX_MESSAGE_LEN {
             return Err(SendError::TooLong { got: body.len(), max: MAX_MESSAGE_LEN });
         }
@@ -222,19 +256,60 @@ impl Outgoing {
             return Err(SendError::OutboxFull);
         }
         let number = self.next_number;
-        self.next_number += 1;
         let expires = now.wall + core.options.expiry;
-        self.messages.insert(number, Message { expires, body, stored: 0, failed: false });
+        let content = content(core, Kind::Message { number, expires, body });
+        let (epoch, sealed) = (conversation.epoch(), conversation.sealed());
+        let inner = conversation.seal(now.mono, number, &content).map_err(|_| SendError::NotSealed)?;
+        self.next_number += 1;
+        self.messages.insert(number, Message { expires, inner, epoch, sealed, stored: 0, failed: false });
         self.queues.iter_mut().filter(|q| q.state != State::Lost).for_each(|q| q.waiting.push_back(number));
         self.fill(core, now);
         Ok(MessageId(number))
     }
 
     /// Tells the contact what has come, in every queue; a receipt that still waits is replaced.
-    pub(crate) fn acknowledge(&mut self, core: &mut Core, now: Now, up_to: u64) {
-        self.receipt = up_to;
+    pub(crate) fn acknowledge(&mut self, core: &mut Core, now: Now, conversation: &mut Conversation, up_to: u64) {
+        let oldest = self.messages.values().next().map(|m| m.sealed);
+        if oldest.is_some_and(|oldest| conversation.sealed() - oldest >= RECEIPT_LAG) {
+            // Receipts would overtake a message by more than its key lasts with the contact.
+            self.withheld = Some(up_to);
+            return;
+        }
+        let content = content(core, Kind::Receipt { up_to });
+        self.receipt = conversation.seal(now.mono, 0, &content).ok();
         self.queues.iter_mut().filter(|q| q.state != State::Lost).for_each(|q| q.receipt = true);
         self.fill(core, now);
+    }
+
+    /// Makes a turn if one is due: a commit and a receipt, in every queue. Returns whether it did.
+    pub(crate) fn turn(&mut self, core: &mut Core, now: Now, conversation: &mut Conversation, up_to: u64) -> bool {
+        if self.turn.as_ref().is_some_and(|turn| conversation.peer_epoch() >= turn.epoch) {
+            self.turn = None;
+            self.queues.iter_mut().for_each(|q| q.turn = false);
+            (0..self.queues.len()).for_each(|index| self.forget_done(index));
+        }
+        if self.turn_due(conversation).is_none_or(|at| at > now.mono) {
+            return false;
+        }
+        let content = content(core, Kind::Receipt { up_to });
+        let Ok(turn) = conversation.turn(now.mono, &content) else {
+            // It would fail again and again.
+            conversation.came_apart();
+            return false;
+        };
+        (self.turn, self.receipt) = (Some(turn), None);
+        for queue in self.queues.iter_mut().filter(|q| q.state != State::Lost) {
+            (queue.turn, queue.receipt) = (true, false);
+        }
+        self.fill(core, now);
+        true
+    }
+
+    fn turn_due(&self, conversation: &Conversation) -> Option<Mono> {
+        if self.queues.is_empty() {
+            return None;
+        }
+        conversation.turn_due(self.messages.values().next().map(|m| m.epoch))
     }
 
     /// Gives numbers to what waits, as far as the windows permit.
@@ -246,19 +321,17 @@ impl Outgoing {
         for index in 0..self.queues.len() {
             self.put_again(core, now, index);
             while let Some(what) = self.next_box(index) {
-                let kind = match what {
-                    What::Introduction => Kind::Queues(self.introduction.iter().map(copy).collect()),
-                    What::Receipt => Kind::Receipt { up_to: self.receipt },
-                    What::Message(number) => {
-                        let Some(m) = self.messages.get(&number) else { continue };
-                        Kind::Message { number, expires: m.expires, body: m.body.clone() }
-                    }
+                let inner = match what {
+                    What::Introduction => self.introduction.as_ref(),
+                    What::Turn => self.turn.as_ref().map(|turn| &turn.bytes),
+                    What::Receipt => self.receipt.as_ref(),
+                    What::Message(number) => self.messages.get(&number).map(|m| &m.inner),
                 };
-                let (epoch, consensus) = core.vouched();
-                let content = Content { epoch, consensus, kind }.encode();
+                let Some(inner) = inner else { continue };
                 let Some(queue) = self.queues.get_mut(index) else { return };
+                let seal = if what == What::Introduction { &queue.invited_seal } else { &queue.seal };
                 // Its length was checked when it was taken.
-                let Ok(bytes) = queue.seal.seal(&content, &mut core.rng) else { continue };
+                let Ok(bytes) = seal.seal(inner, &mut core.rng) else { continue };
                 let sequence = queue.next_sequence;
                 queue.next_sequence += 1;
                 queue.boxes.insert(sequence, Sealed { what, bytes, confirmed: false, request: None });
@@ -276,6 +349,9 @@ impl Outgoing {
         }
         if std::mem::take(&mut queue.introduce) {
             return Some(What::Introduction);
+        }
+        if std::mem::take(&mut queue.turn) {
+            return Some(What::Turn);
         }
         if std::mem::take(&mut queue.receipt) {
             return Some(What::Receipt);
@@ -364,17 +440,19 @@ impl Outgoing {
             What::Message(number) if number > delivered => queue.waiting.push_back(number),
             What::Message(_) => {}
             What::Receipt => queue.receipt = true,
+            What::Turn => queue.turn = self.turn.is_some(),
             What::Introduction => queue.introduce = true,
         }
     }
 
     /// Forgets boxes that are confirmed and won't be needed after a restore either.
     fn forget_done(&mut self, index: usize) {
-        let delivered = self.delivered;
+        let (delivered, followed) = (self.delivered, self.turn.is_none());
         if let Some(queue) = self.queues.get_mut(index) {
             queue.boxes.retain(|_, b| match b.what {
                 What::Message(number) => !b.confirmed || number > delivered,
                 What::Receipt => !b.confirmed,
+                What::Turn => !b.confirmed || !followed,
                 // Kept until the contact has shown that it knows where to write.
                 What::Introduction => !b.confirmed || delivered == 0,
             });
@@ -382,7 +460,7 @@ impl Outgoing {
     }
 
     /// The contact has everything up to a number.
-    pub(crate) fn receipt(&mut self, core: &mut Core, now: Now, up_to: u64) {
+    pub(crate) fn receipt(&mut self, core: &mut Core, now: Now, conversation: &mut Conversation, up_to: u64) {
         let up_to = up_to.min(self.next_number - 1);
         while self.delivered < up_to {
             self.delivered += 1;
@@ -400,6 +478,9 @@ impl Outgoing {
             }
             self.forget_done(index);
         }
+        if let Some(up_to) = self.withheld.take() {
+            self.acknowledge(core, now, conversation, up_to);
+        }
         self.fill(core, now);
     }
 
@@ -412,7 +493,7 @@ impl Outgoing {
             };
             queue.call_back(core);
             queue.restored = true;
-            queue.receipt = self.receipt > 0;
+            queue.receipt = self.receipt.is_some();
             for sealed in queue.boxes.values_mut() {
                 if std::mem::take(&mut sealed.confirmed)
                     && let What::Message(number) = sealed.what
@@ -457,11 +538,12 @@ impl Outgoing {
     }
 
     /// When something is due next.
-    pub(crate) fn next_due(&self, now: Now) -> Option<Mono> {
+    pub(crate) fn next_due(&self, now: Now, conversation: &Conversation) -> Option<Mono> {
         let next = self.messages.values().filter(|m| !m.failed).map(|m| m.expires).min();
         let asked = |q: &OutQueue| q.missing.filter(|_| q.state == State::Invited && q.secure.is_none());
         let missing = self.queues.iter().filter_map(asked).map(|(at, _)| at).min();
-        earlier(next.map(|at| now.mono + at.since(now.wall)), missing)
+        let due = earlier(next.map(|at| now.mono + at.since(now.wall)), missing);
+        earlier(due, self.turn_due(conversation))
     }
 }
 
@@ -472,8 +554,10 @@ impl OutQueue {
     }
 }
 
-fn copy(address: &QueueAddress) -> QueueAddress {
-    QueueAddress { relay: address.relay, invited: address.invited.duplicate(), key: address.key.duplicate() }
+/// What is said, with the consensus that we vouch for.
+fn content(core: &Core, kind: Kind) -> Zeroizing<Vec<u8>> {
+    let (epoch, consensus) = core.vouched();
+    Zeroizing::new(Content { epoch, consensus, kind }.encode())
 }
 
 const _: () = assert!(SEND_WINDOW < SEQUENCE_WINDOW);

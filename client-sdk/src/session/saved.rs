@@ -7,8 +7,9 @@
 //! | relays | `i` | each relay's incarnation | when one is new |
 //! | contact | `c` id | stage, capabilities, cursors, numbers, what is confirmed | with each change |
 //! | end to end | `x` id | the conversation's keys, opaque | with each change |
-//! | message | `m` id number | a body, until it is delivered | once |
+//! | message | `m` id number | sealed, until it is delivered; what it says is not kept | once |
 //! | box | `b` id queue sequence | a sealed box that has its number | once |
+//! | sealed | `o` id kind digest | a receipt, turn or introduction that may be put into a box again | once |
 //! | overtaken | `r` id number | a body that waits for those before it | once |
 //! | event | `e` cursor | what the application has not committed yet | once |
 //!
@@ -28,6 +29,7 @@ use zeroize::Zeroizing;
 use super::contact::Contact;
 use super::event::{Action, ClientEvent, ContactId, EventCursor, Options};
 use super::{Session, SessionRng};
+use crate::end_to_end::Conversation;
 use crate::store::{Change, Records};
 
 mod events;
@@ -49,6 +51,7 @@ const CONTACT: u8 = b'c';
 const END_TO_END: u8 = b'x';
 const MESSAGE: u8 = b'm';
 const BOX: u8 = b'b';
+const SEALED: u8 = b'o';
 const OVERTAKEN: u8 = b'r';
 /// The layout of each record.
 const VERSION: u8 = 1;
@@ -58,6 +61,7 @@ const VERSION: u8 = 1;
 pub(crate) enum Part {
     Message(u64),
     Box(u8, u64),
+    Sealed(u8, u64),
     Overtaken(u64),
 }
 
@@ -66,6 +70,7 @@ impl Part {
         let (kind, index, number) = match self {
             Self::Message(number) => (MESSAGE, 0, number),
             Self::Box(queue, sequence) => (BOX, queue, sequence),
+            Self::Sealed(kind, digest) => (SEALED, kind, digest),
             Self::Overtaken(number) => (OVERTAKEN, 0, number),
         };
         let mut name = contact_name(kind, contact);
@@ -84,6 +89,7 @@ impl Part {
         let part = match kind {
             MESSAGE => Self::Message(number),
             BOX => Self::Box(queue, number),
+            SEALED => Self::Sealed(queue, number),
             OVERTAKEN => Self::Overtaken(number),
             _ => return None,
         };
@@ -233,8 +239,8 @@ impl Session {
                         end_to_end: records.get(&contact_name(END_TO_END, id)).cloned().unwrap_or_default(),
                         parts: parts.keys().copied().collect(),
                     };
-                    let mut contact = Contact::read(&mut reader(value)?, id, now, parts)?;
-                    contact.end_to_end.clone_from(&held.end_to_end);
+                    let conversation = Conversation::load(&held.end_to_end)?;
+                    let contact = Contact::read(&mut reader(value)?, id, now, conversation, parts)?;
                     session.contacts.insert(id, contact);
                     session.core.saved.contacts.insert(id, held);
                 }
@@ -326,7 +332,7 @@ impl Session {
             incarnation.write(&mut w);
         }
         renew(&mut saved.relays, RELAYS.to_vec(), w, &mut changes);
-        for (id, contact) in &self.contacts {
+        for (id, contact) in &mut self.contacts {
             save_contact(*id, contact, saved.contacts.entry(*id).or_default(), &mut changes);
         }
         let gone: Vec<ContactId> =
@@ -344,11 +350,13 @@ impl Session {
     }
 }
 
-fn save_contact(id: ContactId, contact: &Contact, held: &mut Held, changes: &mut Vec<Change>) {
-    if *held.end_to_end != *contact.end_to_end {
-        held.end_to_end.clone_from(&contact.end_to_end);
-        let name = contact_name(END_TO_END, id);
-        changes.push(Change { name, value: Some(contact.end_to_end.clone()) });
+fn save_contact(id: ContactId, contact: &mut Contact, held: &mut Held, changes: &mut Vec<Change>) {
+    if contact.conversation().take_changed() {
+        let state = contact.conversation().save();
+        if *state != *held.end_to_end {
+            changes.push(Change { name: contact_name(END_TO_END, id), value: Some(state.clone()) });
+            held.end_to_end = state;
+        }
     }
     let mut w = writer();
     contact.write(&mut w);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod admission;
+mod conversations;
 mod crash;
 mod live;
 mod world;
@@ -10,6 +11,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use posta_client::Scheme;
 use posta_client::session::event::{
     ClientEvent, ContactId, Event, Failure, JoinError, JoinFailure, MessageState, Options, Warning,
 };
@@ -391,7 +393,9 @@ fn an_invitation_is_left_again_at_relays_that_forgot_it() {
 #[test]
 fn the_same_seed_gives_the_same_events() {
     let run = || {
-        let mut pair = pair(12);
+        // MLS draws its keys from the operating system.
+        let options = Options { scheme: Scheme::Model, ..Options::default() };
+        let mut pair = connect(World::new(12, 6, 6, HOURS), options);
         pair.exchange(0, 10);
         pair.world.clients.iter().flat_map(|c| c.events.clone()).collect::<Vec<_>>()
     };

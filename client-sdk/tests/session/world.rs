@@ -99,6 +99,10 @@ pub(crate) struct World {
     pub(crate) relays: Vec<Relay>,
     pub(crate) clients: Vec<Client>,
     pub(crate) loss: f64,
+    /// A relay that changes every message which it gives out.
+    pub(crate) garbles: Option<usize>,
+    /// What was put into queues, if it is asked for.
+    pub(crate) recorded: Option<Vec<Box<[u8]>>>,
     mixes: usize,
     edges: usize,
     key_epoch: Duration,
@@ -146,6 +150,8 @@ impl World {
             relays: (0..edges + mixes).map(relay).collect(),
             clients: Vec::new(),
             loss: 0.0,
+            garbles: None,
+            recorded: None,
             mixes,
             edges,
             key_epoch,
@@ -386,7 +392,18 @@ impl World {
         }
     }
 
-    fn reply(&mut self, index: usize, block: ReplyBlock, body: Body) {
+    /// The invitation that a relay holds, for one who knows the link.
+    pub(crate) fn blob(&self, id: &BlobId) -> Option<&[u8]> {
+        self.relays.iter().find_map(|r| r.blobs.get(id)).map(|b| &*b.body)
+    }
+
+    fn reply(&mut self, index: usize, block: ReplyBlock, mut body: Body) {
+        if let Body::Message { body, .. } = &mut body
+            && self.garbles == Some(index)
+        {
+            let at = self.rng.random_range(0..body.len());
+            body[at] ^= 1 << self.rng.random_range(0..8);
+        }
         if block.key_epoch != self.epoch() {
             return;
         }
@@ -430,6 +447,9 @@ impl World {
                 }
             }
             Command::Send { writer, sequence, body } => {
+                if let Some(recorded) = &mut self.recorded {
+                    recorded.push(body.clone());
+                }
                 match relay.queues.iter_mut().find(|(_, q)| q.writer == Some(writer.id())) {
                     None => refused(code::BAD_CAPABILITY),
                     Some((_, q)) if q.messages.len() >= 128 => {
@@ -577,7 +597,7 @@ impl World {
         use posta_protocol::invitation::Offer;
         let rng = &mut ChaCha20Rng::seed_from_u64(99);
         let address = QueueAddress { relay: RelayId([9; 32]), invited: Secret::random(rng), key: Secret::random(rng) };
-        Offer::new(vec![address], rng).link([RelayId([9; 32]), RelayId([8; 32])]).to_text()
+        Offer::new(vec![address], Vec::new(), rng).link([RelayId([9; 32]), RelayId([8; 32])]).to_text()
     }
 }
 

@@ -95,10 +95,11 @@ pub(crate) fn offer_seeds() -> Vec<Vec<u8>> {
         let mut w = Writer::default();
         w.bytes(&[9; 32]);
         QueueAddress::write_list(&(0..n).map(queue).collect::<Vec<_>>(), &mut w);
+        w.bounded(&vec![3; usize::from(n) * 500]);
         w.finish()
     };
     let rng = &mut ChaCha20Rng::seed_from_u64(1);
-    let offer = Offer::new(vec![queue(1), queue(2)], rng);
+    let offer = Offer::new(vec![queue(1), queue(2)], vec![3; 2638], rng);
     let sealed = offer.seal(&offer.link(RELAYS), rng).expect("two queues fit");
     vec![data(0), data(1), data(2), data(8), data(9), sealed.into()]
 }

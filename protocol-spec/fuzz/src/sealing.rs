@@ -1,7 +1,7 @@
 //! Between the two ends of a conversation: the sealed box, and the content in it.
 
 use posta_protocol::crypto::{self, context};
-use posta_protocol::end_to_end::{Content, EndToEnd, Kind, QueueAddress, QueueKey};
+use posta_protocol::end_to_end::{Content, Inner, InnerKind, Kind, QueueAddress, QueueKey};
 use posta_protocol::ids::{Epoch, Hash, RelayId};
 use posta_protocol::now::Wall;
 use posta_protocol::params::{BOX_CONTENT_LEN, BOX_LEN, BOX_NONCE_LEN};
@@ -34,10 +34,33 @@ pub(crate) fn content_seeds() -> Vec<Vec<u8>> {
     .into()
 }
 
+pub(crate) fn inner(input: &[u8]) {
+    let Ok(inner) = bounded(input.len(), || Inner::decode(input)) else { return };
+    let encoded = inner.encode();
+    if !matches!(inner.kind, InnerKind::Unknown(_)) {
+        same(input, &encoded, "inner");
+    }
+    assert_eq!(Inner::decode(&encoded), Ok(inner));
+}
+
+pub(crate) fn inner_seeds() -> Vec<Vec<u8>> {
+    let [long, short] = [vec![1; 400], vec![2; 20]];
+    [
+        InnerKind::Message(short.clone()),
+        InnerKind::Message(vec![]),
+        InnerKind::Turn { answer: false, commit: long.clone(), message: short.clone() },
+        InnerKind::Turn { answer: true, commit: long.clone(), message: short.clone() },
+        InnerKind::Welcome { welcome: long, message: short },
+        InnerKind::Unknown(99),
+    ]
+    .map(|kind| Inner { number: 3, kind }.encode())
+    .into()
+}
+
 /// As a box; as what the other end sealed; and as changes to a good box.
 pub(crate) fn sealed_box(input: &[u8]) {
     let key = Secret::new([7; 32]);
-    let mut queue = QueueKey::new(&key);
+    let queue = QueueKey::new(&key);
     assert!(bounded(input.len(), || queue.open(input)).is_err(), "a box that nobody sealed");
     assert!(queue.open(&fitted(input, BOX_LEN)).is_err(), "a box that nobody sealed");
 

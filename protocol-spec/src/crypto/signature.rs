@@ -26,6 +26,13 @@ impl SignKey {
         self.0.verifying_key().to_bytes()
     }
 
+    /// Signs `message` as it is, for another protocol that frames what it signs itself: MLS. A key signs either with
+    /// contexts or without, never both.
+    #[must_use]
+    pub fn sign_framed(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
+        self.0.sign(message).to_bytes()
+    }
+
     /// Signs `context ‖ message`. The context names the kind of document, so that no signature fits another kind.
     #[must_use]
     pub fn sign(&self, context: &'static str, message: &[u8]) -> [u8; SIGNATURE_LEN] {

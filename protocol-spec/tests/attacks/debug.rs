@@ -137,7 +137,7 @@ fn no_debug_output_holds_a_byte_of_a_secret() {
     let (_, packet) =
         reply_block(g, EPOCH, &hops, inbox, &mut PatternRng).unwrap().0.reply(g, &pattern::<64>()).unwrap();
     let address = || QueueAddress { relay, invited: secret(), key: secret() };
-    let offer = Offer::new(vec![address()], &mut PatternRng);
+    let offer = Offer::new(vec![address()], PATTERN.to_vec(), &mut PatternRng);
     let link = offer.link([relay; 2]);
     let mut writer = Writer::default();
     writer.bytes(&PATTERN);

@@ -10,7 +10,7 @@ use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
     Certificate, ConsensusSignature, Header, MixKeys, Purpose, Refusal, Reply, Request, Signature as SignatureDocument,
 };
-use posta_protocol::end_to_end::{Content, EndToEnd, Kind, QueueAddress, QueueKey};
+use posta_protocol::end_to_end::{Content, Kind, QueueAddress, QueueKey};
 use posta_protocol::frame::{Delivery, Frame, Hello};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{
@@ -183,7 +183,7 @@ fn packets_and_what_is_in_them_have_exactly_these_sizes() {
     assert_eq!(sealed.len(), 11_264);
     let address = || QueueAddress { relay: RelayId([1; 32]), invited: Secret::new([2; 32]), key: Secret::new([3; 32]) };
     assert_eq!(written(|w| address().write(w)), 96);
-    let offer = Offer::new(vec![address(), address()], &mut rng);
+    let offer = Offer::new(vec![address(), address()], vec![3; 2638], &mut rng);
     let link = offer.link([RelayId([1; 32]), RelayId([2; 32])]);
     assert_eq!(offer.seal(&link, &mut rng).unwrap().len(), 8_192);
     assert_eq!(link.to_text().len(), 93);

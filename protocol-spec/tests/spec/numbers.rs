@@ -95,7 +95,8 @@ pub(crate) fn params() -> Vec<(&'static str, Value)> {
         DEFAULT_BULK_QUOTA MAX_SEQUENCE_AHEAD MAX_PACE RESEND_AFTER CONTACT_WINDOW DEFAULT_MESSAGE_TTL
         DEFAULT_MESSAGE_TTL_MIN DEFAULT_BULK_TTL DEFAULT_QUEUE_TTL MAX_BLOB_TTL BOX_LEN BLOB_LEN MAX_PASSWORD_LEN
         PUZZLE_SEED_LEN MAX_PUZZLE_EFFORT PUZZLE_SEED_LIFE
-        BOX_NONCE_LEN BOX_CONTENT_LEN QUEUES_PER_DIRECTION SEND_WINDOW REORDER_WINDOW SAMPLED_GUARDS INVITATION_HOURS
+        BOX_NONCE_LEN BOX_CONTENT_LEN INNER_OVERHEAD MAX_KEY_PACKAGE_LEN PAST_EPOCHS TURN_LAG OVERTAKEN PASSED_OVER
+        RECEIPT_LAG QUEUES_PER_DIRECTION SEND_WINDOW REORDER_WINDOW SAMPLED_GUARDS INVITATION_HOURS
         DEFAULT_MIXED_HOP_DELAY DEFAULT_STEADY_HOP_DELAY DEFAULT_MIXED_SEND_INTERVAL DEFAULT_STEADY_SEND_INTERVAL
         DELAY_GRANULARITY DEFAULT_RELAY_LOOP_INTERVAL MIN_RELAY_LOOP_INTERVAL
         KEY_EPOCHS_AHEAD DEFAULT_KEY_EPOCH DEFAULT_EPOCH MIN_EPOCH KEY_EPOCH_MARGIN_DIVISOR RELAY_CLOCK_SKEW
@@ -113,7 +114,9 @@ pub(crate) fn params() -> Vec<(&'static str, Value)> {
 /// Lengths that follow from the code's types.
 fn derived() -> Vec<(&'static str, Value)> {
     let g = Geometry::DEFAULT;
-    let link = Offer::new(Vec::new(), &mut ChaCha20Rng::seed_from_u64(1)).link([ids::RelayId([0; 32]); 2]).to_text();
+    let link = Offer::new(Vec::new(), Vec::new(), &mut ChaCha20Rng::seed_from_u64(1))
+        .link([ids::RelayId([0; 32]); 2])
+        .to_text();
     let (_, inner) = bech32::decode(link.strip_prefix("posta:").unwrap()).unwrap();
     vec![
         ("GEOMETRY_LEN", Geometry::LEN.into()),

@@ -88,6 +88,7 @@ pub(crate) fn registry() -> Vec<(&'static str, Numbers)> {
         ("origin", wide(r::origin::ALL)),
         ("parameter", wide(r::parameter::ALL)),
         ("content", wide(r::content::ALL)),
+        ("inner", wide(r::inner::ALL)),
     ]
 }
 

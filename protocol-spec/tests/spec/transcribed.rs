@@ -6,7 +6,7 @@ use core::time::Duration;
 use posta_protocol::command::BlobCapability;
 use posta_protocol::crypto::xwing::{KemPublicKey, KemSecretKey};
 use posta_protocol::crypto::{derive_into, keyed_hash, open, seal};
-use posta_protocol::end_to_end::{EndToEnd, QueueAddress, QueueKey};
+use posta_protocol::end_to_end::{QueueAddress, QueueKey};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{InboxId, KeyEpoch, RelayId};
 use posta_protocol::invitation::{Link, Offer};
@@ -287,11 +287,16 @@ fn sealed(key: &[u8; 32], nonce: [u8; 12], content: &[u8], len: usize) -> Vec<u8
 #[test]
 fn the_layouts_of_chapters_8_and_9_open_and_none_other() {
     let key = h("posta v1 sealed box", &[1; 32]);
-    let mut queue = QueueKey::new(&Secret::new([1; 32]));
+    let queue = QueueKey::new(&Secret::new([1; 32]));
     assert_eq!(queue.open(&sealed(&key, [2; 12], b"content", 11_264)).unwrap(), b"content");
     assert!(queue.open(&sealed(&[1; 32], [2; 12], b"content", 11_264)).is_err());
 
-    let data = [[9; 32].as_slice(), &1_u32.to_le_bytes(), &[1; 32], &[2; 32], &[3; 32]].concat();
+    let within = h("posta v1 conversation box", &[[7; 32], [1; 32]].concat());
+    let queue = QueueKey::within(&Secret::new([7; 32]), &Secret::new([1; 32]));
+    assert_eq!(queue.open(&sealed(&within, [2; 12], b"content", 11_264)).unwrap(), b"content");
+
+    let package = [&5_u32.to_le_bytes(), b"hello".as_slice()].concat();
+    let data = [[9; 32].as_slice(), &1_u32.to_le_bytes(), &[1; 32], &[2; 32], &[3; 32], &package].concat();
     let secret = h("posta v1 invitation data", &data);
     let bytes = [[1; 1].as_slice(), &[7; 8], &[8; 8], &secret].concat();
     let text =
@@ -303,7 +308,7 @@ fn the_layouts_of_chapters_8_and_9_open_and_none_other() {
     let blob = sealed(&h("posta v1 invitation seal", &secret), [4; 12], &data, 8_192);
     let address = || QueueAddress { relay: RelayId([1; 32]), invited: Secret::new([2; 32]), key: Secret::new([3; 32]) };
     let offer: Offer = link.open(&blob).unwrap();
-    assert_eq!(offer.queues, [address()]);
-    let swapped = [[9; 32].as_slice(), &1_u32.to_le_bytes(), &[1; 32], &[2; 32], &[4; 32]].concat();
+    assert_eq!((offer.queues.as_slice(), offer.key_package.as_slice()), ([address()].as_slice(), b"hello".as_slice()));
+    let swapped = [[9; 32].as_slice(), &1_u32.to_le_bytes(), &[1; 32], &[2; 32], &[4; 32], &package].concat();
     assert!(link.open(&sealed(&h("posta v1 invitation seal", &secret), [4; 12], &swapped, 8_192)).is_err());
 }

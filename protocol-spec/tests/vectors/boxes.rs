@@ -1,11 +1,11 @@
 //! `boxes.json`.
 
 use posta_protocol::crypto::{self, context};
-use posta_protocol::end_to_end::{Content, EndToEnd, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
+use posta_protocol::end_to_end::{Content, Inner, InnerKind, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
 use posta_protocol::ids::{Epoch, Hash, RelayId};
 use posta_protocol::now::Wall;
 use posta_protocol::params::{BOX_CONTENT_LEN, BOX_LEN};
-use posta_protocol::registry::content as code;
+use posta_protocol::registry::{content as code, inner as within};
 use posta_protocol::secret::Secret;
 use serde_json::Value;
 
@@ -30,7 +30,52 @@ pub(crate) fn make() -> Vec<Json> {
     all.extend(
         [("a sealed box", 90), ("a sealed box of nothing", 0), ("a full sealed box", BOX_CONTENT_LEN)].map(sealed),
     );
+    all.extend(insides());
+    all.push(of_a_conversation());
     all
+}
+
+fn insides() -> Vec<Json> {
+    let rng = &mut Recorder::new("boxes", "insides");
+    let [message, commit] = [rng.bytes(40), rng.bytes(60)];
+    let turn = |answer| InnerKind::Turn { answer, commit: commit.clone(), message: message.clone() };
+    [
+        ("an inside with a message of the application", 7, InnerKind::Message(message.clone())),
+        ("an inside with a receipt", 0, InnerKind::Message(message.clone())),
+        ("an inside with a turn", 0, turn(false)),
+        ("an inside with an answer", 0, turn(true)),
+        ("an inside with a welcome", 0, InnerKind::Welcome { welcome: commit.clone(), message: message.clone() }),
+    ]
+    .map(|(name, number, kind)| inner(name, &Inner { number, kind }))
+    .into()
+}
+
+fn inner(name: &str, inner: &Inner) -> Json {
+    let (code, handshake, message) = match &inner.kind {
+        InnerKind::Message(message) => (within::MESSAGE, None, message),
+        InnerKind::Turn { answer, commit, message } => {
+            (if *answer { within::ANSWER } else { within::TURN }, Some(commit), message)
+        }
+        InnerKind::Welcome { welcome, message } => (within::WELCOME, Some(welcome), message),
+        other => panic!("{other:?} has no description yet"),
+    };
+    let handshake = handshake.cloned().unwrap_or_default();
+    object! {
+        "name": name, "kind": "inside", "number": inner.number, "code": code, "handshake": handshake,
+        "message": message.clone(), "bytes": inner.encode(),
+    }
+}
+
+/// The box is as any other; only its key comes from elsewhere.
+fn of_a_conversation() -> Json {
+    let name = "the key of a conversation's boxes";
+    let rng = &mut Recorder::new("boxes", name);
+    let (exported, key): ([u8; 32], [u8; 32]) = (rng.array(), rng.array());
+    let sealing_key = crypto::derive(context::CONVERSATION_BOX, &[exported, key].concat());
+    object! {
+        "name": name, "kind": "conversation key", "exported": exported, "key": key,
+        "sealing_key": *sealing_key.expose(),
+    }
 }
 
 pub(crate) fn address(rng: &mut Recorder) -> QueueAddress {
@@ -101,9 +146,26 @@ fn contents_decode_from_the_file_alone() {
 }
 
 #[test]
+fn insides_decode_from_the_file_alone() {
+    for vector in of_kind("boxes", "inside") {
+        let decoded = Inner::decode(&vector.at("bytes").bytes()).unwrap();
+        assert_eq!(inner(name(&vector), &decoded).value(), vector);
+    }
+}
+
+#[test]
 fn boxes_open_from_the_file_alone() {
     let open = |v: &Value| QueueKey::new(&Secret::new(v.at("key").array())).open(&v.at("bytes").bytes()).unwrap();
     for vector in of_kind("boxes", "sealed box") {
         assert_eq!(open(&vector), vector.at("content").bytes());
+    }
+    for vector in of_kind("boxes", "conversation key") {
+        let [exported, key] = ["exported", "key"].map(|k| Secret::new(vector.at(k).array()));
+        let sealed = QueueKey::within(&exported, &key).seal(b"inside", &mut Recorder::new("boxes", "opened")).unwrap();
+        let (nonce, rest) = sealed.split_first_chunk().unwrap();
+        let (cipher, tag) = rest.split_last_chunk().unwrap();
+        let mut inner = cipher.to_vec();
+        crypto::open(&vector.at("sealing_key").array(), *nonce, &[], &mut inner, tag).unwrap();
+        assert_eq!(&inner[4..10], b"inside");
     }
 }

@@ -19,11 +19,13 @@ fn one((name, queues): (&str, usize)) -> Json {
     let rng = &mut Recorder::new("invitations", name);
     let relays = [rng.array(), rng.array()];
     let queues = (0..queues).map(|_| address(rng)).collect();
-    let offer = Offer::new(queues, rng);
+    let key_package = rng.bytes(100);
+    let offer = Offer::new(queues, key_package, rng);
     let nonce = rng.take().remove(0);
     let mut data = Writer::default();
     data.bytes(&nonce);
     QueueAddress::write_list(&offer.queues, &mut data);
+    data.bounded(&offer.key_package);
     let data = data.finish();
     let link = offer.link(relays.map(RelayId));
     let blob = offer.seal(&link, rng).unwrap();
@@ -37,6 +39,7 @@ fn one((name, queues): (&str, usize)) -> Json {
         "relays": relays.map(Json::from).to_vec(),
         "nonce": nonce,
         "queues": addresses_json(&offer.queues),
+        "key_package": offer.key_package,
         "offer": data,
         "secret": secret,
         "link": link.to_text(),
@@ -59,5 +62,6 @@ fn invitations_open_from_the_file_alone() {
         assert_eq!(link.capability().id().0, vector.at("blob_id").array());
         let offer = link.open(&vector.at("blob").bytes()).unwrap();
         assert_eq!(&Json::from(addresses_json(&offer.queues)).value(), vector.at("queues"));
+        assert_eq!(offer.key_package, vector.at("key_package").bytes());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use posta_client::end_to_end::Scheme;
 use posta_client::session::Session;
 use posta_client::session::event::{ContactId, Event, Options};
 use posta_protocol::ids::RelayId;
@@ -27,8 +28,10 @@ impl ClientNode {
     pub(super) fn new(rng: &mut ChaCha20Rng) -> Self {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
+        // MLS draws its keys from the operating system: two runs would differ.
+        let options = Options { scheme: Scheme::Model, ..Options::default() };
         Self {
-            session: Session::new(Options::default(), Box::new(ChaCha20Rng::from_seed(seed))),
+            session: Session::new(options, Box::new(ChaCha20Rng::from_seed(seed))),
             contact: None,
             links: BTreeMap::new(),
             dialling: Vec::new(),

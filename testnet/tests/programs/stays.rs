@@ -157,7 +157,7 @@ fn people_talk(network: &Path, reload: impl Fn()) {
     let rng = &mut rand::rng();
     let relay = RelayId([7; 32]);
     let address = QueueAddress { relay, invited: Secret::random(rng), key: Secret::random(rng) };
-    let foreign = Offer::new(vec![address], rng).link([relay, RelayId([8; 32])]).to_text();
+    let foreign = Offer::new(vec![address], Vec::new(), rng).link([relay, RelayId([8; 32])]).to_text();
     let mut stranger = talk(network, &["--join"]);
     stranger.say(&foreign);
     fails_with(&stranger.end(), &["another network"]);

@@ -6,11 +6,12 @@ use posta_protocol::error::Malformed;
 use posta_protocol::ids::RelayId;
 use posta_protocol::invitation::{Link, Offer};
 use posta_protocol::now::Now;
-use posta_protocol::params::BLOB_LEN;
+use posta_protocol::params::{BLOB_LEN, BOX_LEN};
 use posta_protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::{Blob, Contact, Inviting, JOIN_PATIENCE, Joining, Stage};
+use crate::end_to_end::Conversation;
 use crate::session::core::Core;
 use crate::session::event::ContactId;
 use crate::session::incoming::Incoming;
@@ -22,6 +23,8 @@ use crate::session::saved::{Part, Parts, read_failure, write_failure};
 const MAX_LINK: usize = 1024;
 /// Copies of an invitation, or relays that a link may mean, at most.
 const MAX_COPIES: usize = 64;
+/// Bytes of a welcome, at most; it fits a box.
+const MAX_WELCOME: usize = BOX_LEN;
 /// Bytes of a contact's name, at most.
 pub(crate) const MAX_NAME: usize = 64;
 
@@ -44,7 +47,13 @@ impl Contact {
         self.outgoing.write(w);
     }
 
-    pub(crate) fn read(r: &mut Reader<'_>, id: ContactId, now: Now, mut parts: Parts) -> Result<Self, Malformed> {
+    pub(crate) fn read(
+        r: &mut Reader<'_>,
+        id: ContactId,
+        now: Now,
+        conversation: Conversation,
+        mut parts: Parts,
+    ) -> Result<Self, Malformed> {
         let name = r.text(MAX_NAME, "name")?.to_owned();
         let stage = match r.u8("stage")? {
             1 => Stage::Inviting(Inviting::read(r)?),
@@ -53,10 +62,10 @@ impl Contact {
             4 => Stage::Failed,
             _ => return Err(Malformed::Value("stage")),
         };
-        let incoming = Incoming::read(r, id, now, &mut parts)?;
-        let outgoing = Outgoing::read(r, id, &mut parts)?;
+        let incoming = Incoming::restore(r, id, now, &mut parts)?;
+        let outgoing = Outgoing::read(r, id, conversation.founded(), &mut parts)?;
         r.clone().finish("contact")?;
-        Ok(Self { id, name, stage, incoming, outgoing, end_to_end: Zeroizing::new(Vec::new()) })
+        Ok(Self { id, name, stage, conversation, incoming, outgoing })
     }
 
     /// What has a record of its own.
@@ -119,7 +128,8 @@ impl Joining {
         w.bounded(Zeroizing::new(self.link.to_text()).as_bytes());
         w.bytes(self.reader.expose());
         w.bool(self.opened);
-        w.bool(self.introduced);
+        w.bool(self.welcome.is_some());
+        w.bounded(self.welcome.as_deref().unwrap_or_default());
         w.count(self.asked.len());
         for (relay, _, refusal) in &self.asked {
             relay.write(w);
@@ -134,14 +144,16 @@ impl Joining {
     fn read(r: &mut Reader<'_>, now: Now) -> Result<Self, Malformed> {
         let link: Link = r.text(MAX_LINK, "link")?.parse().map_err(|_| Malformed::Value("link"))?;
         let reader = Secret::read(r, "reader")?;
-        let (opened, introduced) = (r.bool("opened")?, r.bool("introduced")?);
+        let opened = r.bool("opened")?;
+        let has = r.bool("welcome")?;
+        let welcome = Some(r.bounded(MAX_WELCOME, "welcome")?.to_vec()).filter(|_| has);
         let mut asked = Vec::new();
         for _ in 0..r.count(MAX_COPIES, "relays")? {
             let relay = RelayId::read(r)?;
             let refusal = if r.bool("refused")? { Some(read_failure(r)?) } else { None };
             asked.push((relay, None, refusal));
         }
-        Ok(Self { link, reader, asked, opened, introduced, until: now.mono + JOIN_PATIENCE })
+        Ok(Self { link, reader, asked, opened, welcome, until: now.mono + JOIN_PATIENCE })
     }
 
     /// Asks those relays for the invitation that have said nothing yet.

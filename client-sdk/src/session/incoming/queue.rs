@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::command::ReaderCapability;
-use posta_protocol::end_to_end::{EndToEnd, QueueKey};
+use posta_protocol::end_to_end::{Inner, QueueKey};
 use posta_protocol::ids::{KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now};
 use posta_protocol::secret::Secret;
 
 use super::admission::Search;
+use crate::end_to_end::Conversation;
 use crate::session::core::Core;
 use crate::session::request::RequestId;
 
@@ -22,7 +23,6 @@ pub(super) struct InQueue {
     pub(super) reader: ReaderCapability,
     pub(super) invited: Secret<32>,
     pub(super) key: Secret<32>,
-    pub(super) seal: Box<dyn EndToEnd>,
     pub(super) kind: QueueKind,
     pub(super) create: Option<RequestId>,
     /// What the relay is shown.
@@ -70,7 +70,6 @@ impl InQueue {
             relay,
             reader: ReaderCapability::random(&mut core.rng),
             invited: Secret::random(&mut core.rng),
-            seal: Box::new(QueueKey::new(&key)),
             key,
             kind: QueueKind::Plain,
             create: None,
@@ -97,6 +96,14 @@ impl InQueue {
             awaited_push: None,
             silent: 0,
         }
+    }
+
+    /// The inside of a box, if it was sealed for this queue: in the conversation, or by one who joins it.
+    pub(super) fn open(&self, conversation: &Conversation, sealed: &[u8]) -> Option<Inner> {
+        let within = conversation.founded().map(|f| QueueKey::within(&f.exported, &self.key));
+        let opened = within.and_then(|key| key.open(sealed).ok());
+        let opened = opened.or_else(|| QueueKey::new(&self.key).open(sealed).ok())?;
+        Inner::decode(&opened).ok()
     }
 
     pub(super) const fn works(&self) -> bool {

@@ -1,11 +1,12 @@
-//! The queues that we read as records. Reply blocks, polls and requests are not kept: they begin anew.
+//! The queues that we read as records. Reply blocks, polls and requests are not kept: they begin anew. Nor are boxes
+//! that wait for a turn: their relays have them still.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::command::ReaderCapability;
-use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES, QueueKey};
+use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES};
 use posta_protocol::error::Malformed;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Now, Wall};
@@ -28,7 +29,7 @@ impl Incoming {
         self.reorder.keys().for_each(|number| w.u64(*number));
     }
 
-    pub(crate) fn read(r: &mut Reader<'_>, id: ContactId, now: Now, parts: &mut Parts) -> Result<Self, Malformed> {
+    pub(crate) fn restore(r: &mut Reader<'_>, id: ContactId, now: Now, parts: &mut Parts) -> Result<Self, Malformed> {
         let mut new = Self::new(id);
         new.delivered = r.u64("delivered")?;
         new.introduced = r.bool("introduced")?;
@@ -107,7 +108,6 @@ impl InQueue {
             relay,
             reader,
             invited,
-            seal: Box::new(QueueKey::new(&key)),
             key,
             kind: QueueKind::Plain,
             create: None,

@@ -105,6 +105,7 @@ pub(crate) fn write_failure(w: &mut Writer, failure: &JoinFailure) {
             w.u8(6);
             write_refusal(w, reason);
         }
+        JoinFailure::Keys => w.u8(7),
     }
 }
 
@@ -116,6 +117,7 @@ pub(crate) fn read_failure(r: &mut Reader<'_>) -> Result<JoinFailure, Malformed>
         4 => JoinFailure::Garbled,
         5 => JoinFailure::Unreachable,
         6 => JoinFailure::NotAdmitted(read_refusal(r)?),
+        7 => JoinFailure::Keys,
         _ => return Err(Malformed::Value("failure")),
     })
 }

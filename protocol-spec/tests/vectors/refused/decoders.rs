@@ -10,7 +10,7 @@ use posta_protocol::document::{
     Certificate, Reply, Request, RoundReport, Signature, UnverifiedConsensus, UnverifiedDescriptor, UnverifiedEcho,
     UnverifiedEvidence, UnverifiedMixKeys, UnverifiedProposal, UnverifiedVote, UnverifiedWithdrawal,
 };
-use posta_protocol::end_to_end::{Content, EndToEnd, QueueKey};
+use posta_protocol::end_to_end::{Content, Inner, QueueKey};
 use posta_protocol::error::{Malformed, Refused, Untrusted};
 use posta_protocol::frame::{Delivery, Frame, Hello};
 use posta_protocol::geometry::Geometry;
@@ -29,7 +29,7 @@ use crate::hops::{geometry_of, secret};
 use crate::json::Fields;
 
 /// The decoders, and the classes that each must have a vector of.
-pub(super) const ALL: [(&str, &[&str]); 26] = [
+pub(super) const ALL: [(&str, &[&str]); 27] = [
     ("geometry", &[TRUNCATED, TRAILING, VALUE]),
     ("mix key", &[TRUNCATED, VALUE]),
     ("command", &[TRUNCATED, TRAILING, TOO_LONG, VALUE]),
@@ -39,6 +39,7 @@ pub(super) const ALL: [(&str, &[&str]); 26] = [
     ("frame", &[TRUNCATED, TRAILING]),
     ("delivery", &[TRUNCATED, TRAILING]),
     ("content", &[TRUNCATED, TRAILING, TOO_LONG, VALUE]),
+    ("inside", &[TRUNCATED, TRAILING, TOO_LONG]),
     ("sealed box", &[REFUSED]),
     ("blob", &[REFUSED]),
     ("link", &[LINK]),
@@ -120,6 +121,7 @@ pub(super) fn run(vector: &Value) -> Result<(), Why> {
         "frame" => done(Frame::decode(&bytes)),
         "delivery" => done(Delivery::from_packet(&Packet::from_bytes(bytes.into()), geometry_of(vector))),
         "content" => done(Content::decode(&bytes)),
+        "inside" => done(Inner::decode(&bytes)),
         "sealed box" => done(QueueKey::new(&Secret::new(vector.at("key").array())).open(&bytes)),
         "blob" => done(vector.at("link").text().parse::<Link>().unwrap().open(&bytes)),
         "link" => done(vector.at("text").text().parse::<Link>()),

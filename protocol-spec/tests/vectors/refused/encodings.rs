@@ -152,6 +152,9 @@ fn contents() -> Vec<Json> {
     list.push(case("content", "a message cut short", TRUNCATED, &put(&message, 57, &le(1))));
     list.push(case("content", "no queue", VALUE, &many(0)));
     list.push(case("content", "too many queues", TOO_LONG, &many(MAX_QUEUES + 1)));
+    let turn = good("an inside with a turn");
+    list.extend(ends("inside", "a turn", &turn, &object! {}));
+    list.push(case("inside", "a handshake too long", TOO_LONG, &put(&turn, 9, &le(BOX_CONTENT_LEN + 1))));
     list.push(case("content", "a queue cut short", TRUNCATED, &queues[..queues.len() - 1]));
     list
 }
