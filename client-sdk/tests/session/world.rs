@@ -575,22 +575,6 @@ impl World {
         }
     }
 
-    /// Restores a relay: its queues come back without messages.
-    pub(crate) fn restore(&mut self, index: usize) {
-        for queue in self.relays[index].queues.values_mut() {
-            *queue = Queue { writer: queue.writer, invited: queue.invited, ..Queue::default() };
-        }
-        self.relays[index].blobs.clear();
-        self.relays[index].incarnation += 1;
-    }
-
-    /// Loses a relay's queues and blobs, as a restore from an empty backup would.
-    pub(crate) fn wipe(&mut self, index: usize) {
-        self.relays[index].queues.clear();
-        self.relays[index].blobs.clear();
-        self.relays[index].incarnation += 1;
-    }
-
     /// The documents of another network.
     pub(crate) fn foreign_link() -> String {
         use posta_protocol::end_to_end::QueueAddress;

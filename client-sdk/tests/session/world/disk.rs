@@ -1,4 +1,5 @@
-//! Clients with a disk: what they write, how they are killed, and an application that deals with each event once.
+//! Clients with a disk: what they write, how they are killed, and an application that deals with each event once; and
+//! relays whose disk is put back from a backup.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use super::{Client, Happening, World};
+use super::{Client, Happening, Queue, World};
 
 impl Client {
     pub(super) fn new(options: Options, session: Session, disk: Option<Records>) -> Self {
@@ -93,5 +94,21 @@ impl World {
                 self.write(client, changes);
             }
         }
+    }
+
+    /// Restores a relay: its queues come back without messages.
+    pub(crate) fn restore(&mut self, index: usize) {
+        for queue in self.relays[index].queues.values_mut() {
+            *queue = Queue { writer: queue.writer, invited: queue.invited, ..Queue::default() };
+        }
+        self.relays[index].blobs.clear();
+        self.relays[index].incarnation += 1;
+    }
+
+    /// Loses a relay's queues and blobs, as a restore from an empty backup would.
+    pub(crate) fn wipe(&mut self, index: usize) {
+        self.relays[index].queues.clear();
+        self.relays[index].blobs.clear();
+        self.relays[index].incarnation += 1;
     }
 }
