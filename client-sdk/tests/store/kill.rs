@@ -110,7 +110,7 @@ fn a_write_that_the_system_cuts_short_leaves_whole_transactions() {
             .unwrap();
         assert!(!out.status.success(), "round {round}: nothing stopped it");
         let lines = String::from_utf8(out.stdout).unwrap();
-        let told = lines.lines().filter_map(|l| l.rsplit_once("wrote ")?.1.trim().parse().ok()).last();
+        let told = lines.lines().filter_map(|l| l.rsplit_once("wrote ")?.1.trim().parse().ok()).next_back();
         let records = plain(&Store::open(folder.path(), WORD).unwrap().1);
         let held = records.get(b"count".as_slice()).map_or(0, |v| u64::from_le_bytes(v.as_slice().try_into().unwrap()));
         check(folder.path(), told.unwrap_or(held), round);
