@@ -70,7 +70,7 @@ use self::links::{Held, Links};
 pub use self::listed::listed;
 use self::notify::Notify;
 pub(crate) use self::prepare::queues_in;
-use self::prepare::{Prepared, bind, prepare};
+use self::prepare::{Prepared, prepare};
 use self::reload::Reload;
 use self::replay_log::ShardLog;
 use self::status::Status;

@@ -1,17 +1,13 @@
-//! What a relay needs before it has seen a consensus: keys, the replay log, the store, its ports.
+//! What a relay needs before it has seen a consensus: keys, the replay log, the store.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use posta_protocol::ids::LinkPublicKey;
 use posta_store::{Backups, Health, QueueStore, RocksStore};
-use tokio::sync::watch;
 use tracing::info;
 
 use super::clock::wall;
-use super::links::{self, Held};
 use super::replay_log::{self, BootId, LogOwner, ShardLog};
-use crate::config::{Config, Role};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::keys::Keys;
 use crate::relay::replay::ReplayShard;
