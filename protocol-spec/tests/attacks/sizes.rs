@@ -237,6 +237,8 @@ fn documents_of_fixed_size_have_exactly_these() {
         (Request::Withdraw(vec![0; 219]), 220),
         (Request::Proposal(vec![0; 10]), 11),
         (Request::GetRound, 1),
+        (Request::GetConsensusDiff { base: Hash([1; 32]) }, 33),
+        (Request::GetMixKeysDiff { base: Hash([1; 32]), to: Hash([2; 32]) }, 65),
     ];
     let mut codes = BTreeSet::new();
     for (request, size) in requests {

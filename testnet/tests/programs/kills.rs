@@ -194,6 +194,10 @@ async fn exchange(folders: &[PathBuf; 2], kills: usize, seed: u64) {
             person.note(&line);
         }
     }
+    // Gone for sure: what comes next opens their folders.
+    for person in &mut people {
+        person.child.kill().await.unwrap();
+    }
     for (person, other) in people.iter().zip(["b", "a"]) {
         let wanted: Vec<String> = (0..total).map(|n| format!("{other}{n}")).collect();
         assert_eq!(person.got, wanted, "seed {seed}");
