@@ -213,25 +213,32 @@ pub async fn logs(dir: &Path, names: &[String], lines: usize, follow: bool) -> R
         }
         read.insert(name, (path, log.len() as u64));
     }
+    if follow {
+        follow_logs(&mut read, width).await?;
+    }
+    Ok(ExitCode::from(exit::OK))
+}
+
+/// Prints what is logged from now on, until the network is gone or nobody reads any more.
+async fn follow_logs(read: &mut BTreeMap<&String, (PathBuf, u64)>, width: usize) -> Result<()> {
     let mut look = tokio::time::interval(LOOK);
-    while follow {
+    loop {
         look.tick().await;
-        for (name, (path, at)) in &mut read {
+        for (name, (path, at)) in &mut *read {
             let more = match more(path, *at) {
                 Ok(more) => more,
                 // The network is gone.
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(ExitCode::from(exit::OK)),
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
                 Err(e) => return Err(e).with_context(|| format!("can't read {}", path.display())),
             };
             // A line that isn't whole yet comes with the next look.
             let whole = more.rfind('\n').map_or(0, |end| end + 1);
             *at += whole as u64;
             if !print(name, width, more.get(..whole).unwrap_or_default().lines()) {
-                return Ok(ExitCode::from(exit::OK));
+                return Ok(());
             }
         }
     }
-    Ok(ExitCode::from(exit::OK))
 }
 
 fn all_logs(dir: &Path) -> Result<Vec<String>> {
