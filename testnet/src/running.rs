@@ -181,8 +181,8 @@ pub fn exec(dir: &Path, name: &str, arguments: &[String]) -> Result<ExitCode> {
     } else if name.starts_with("authority") {
         // What is asked of all authorities needs their list and no configuration.
         match arguments.first().map(String::as_str) {
-            Some("show" | "votes" | "verify-evidence") => (Role::Directory, "--network", dir.join(Layout::NETWORK)),
-            _ => (Role::Directory, "--config", Layout::config_in(dir, name)),
+            Some("run") => (Role::Directory, "--config", Layout::config_in(dir, name)),
+            _ => (Role::Directory, "--network", dir.join(Layout::NETWORK)),
         }
     } else {
         (Role::Node, "--config", Layout::config_in(dir, name))

@@ -87,6 +87,10 @@ fn a_network_in_the_background_says_who_is_not_ready_and_why() {
     let status = run(&["exec", "edge-1", "status", "--json"]);
     assert_eq!(json(&text(&status))["state"], "running");
     assert!(run(&["exec", "posta", "ping"]).status.success());
+    for asked in ["status", "votes", "show"] {
+        let out = run(&["exec", "authority-1", asked]);
+        assert!(out.status.success(), "{asked}: {}", String::from_utf8_lossy(&out.stderr));
+    }
     assert_eq!(run(&["exec", "edge-1", "no-such-command"]).status.code(), Some(2));
     fails_with(&run(&["exec", "edge-9", "status"]), &["no edge-9 here", "edge-1"]);
     let log = run(&["logs", "mix-1", "--lines=2"]);
