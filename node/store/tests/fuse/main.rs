@@ -69,7 +69,11 @@ impl Mounted {
 
     /// After [`platter::Platter::cut`]: unmounts, loses what was not synced, mounts again.
     fn power_on(&mut self, torn: Option<&mut ChaCha20Rng>) {
-        self.session.take().unwrap().umount_and_join().unwrap();
+        match self.session.take().unwrap().umount_and_join() {
+            // The kernel had let go of the connection before the session looked: unmounted it is.
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            ended => ended.unwrap(),
+        }
         self.disk.platter().restore(torn);
         self.session = Some(self.disk.mount(self.folder.path()).unwrap());
     }
