@@ -14,7 +14,7 @@ use super::{Disk, handle};
 use crate::QueueOp;
 use crate::keys::{self, Table};
 
-/// Fewer records than this are not worth a thread, which costs about 20 us.
+/// Fewer records than this are read as they are asked for: a thread has to be started for each batch.
 const WORTH_A_THREAD: usize = 12;
 /// Threads that read at once, at most, this one included.
 const MAX_READERS: usize = 4;

@@ -78,7 +78,8 @@ impl Disk {
 ///
 /// A message is written once and erased once, so that it may be erased by a single delete: when both are still in memory,
 /// neither reaches a table file. A plain erasure would, and each file of erasures makes RocksDB rewrite the
-/// messages beside them (measured with 100,000 messages held and others coming and going: 400 MB/s of compaction, now 8).
+/// messages beside them (measured with 100,000 messages held and others coming and going: 461 MB/s of compaction before,
+/// 154 with this alone).
 /// Blobs and seal records are written again under the same key, so that they may not.
 fn batch(db: &DB, entries: &[Entry]) -> Result<WriteBatch, Broken> {
     // As much as it takes, at once: growing would copy the messages once more.
