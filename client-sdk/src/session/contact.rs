@@ -94,7 +94,7 @@ impl Contact {
         // One key for both relays: a one-time invitation is then ours at both.
         let reader = Secret::random(&mut core.rng);
         let asked = relays.into_iter().map(|relay| (relay, None, None)).collect();
-        let until = now.mono + JOIN_PATIENCE;
+        let until = now.mono + core.requests.tempo.join_patience;
         let mut joining = Joining { link, reader, asked, opened: false, welcome: None, until };
         joining.ask(core, now, id);
         let mut incoming = Incoming::new(id);
@@ -350,13 +350,13 @@ impl Contact {
     }
 
     /// When something is due next.
-    pub(crate) fn next_due(&self, now: Now, reading: bool) -> Option<Mono> {
+    pub(crate) fn next_due(&self, now: Now, reading: bool, covered: bool) -> Option<Mono> {
         let due = match &self.stage {
             Stage::Failed => return None,
             Stage::Joining(joining) if !joining.opened => Some(joining.until),
             _ => None,
         };
-        earlier(due, earlier(self.incoming.next_due(reading), self.outgoing.next_due(now, &self.conversation)))
+        earlier(due, earlier(self.incoming.next_due(reading, covered), self.outgoing.next_due(now, &self.conversation)))
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | session | `s` | counters | when one changes |
 //! | guards | `g` | the sampled entries, and which is used | when they change |
+//! | line | `l` | the profile, and how packets came back lately | when they change |
 //! | relays | `i` | each relay's incarnation | when one is new |
 //! | contact | `c` id | stage, capabilities, cursors, numbers, what is confirmed | with each change |
 //! | end to end | `x` id | the conversation's keys, opaque | with each change |
@@ -45,6 +46,7 @@ const MAX_EVENTS: usize = 16 * MAX_UNCOMMITTED;
 
 const SESSION: &[u8] = b"s";
 const GUARDS: &[u8] = b"g";
+const LINE: &[u8] = b"l";
 const RELAYS: &[u8] = b"i";
 const EVENT: u8 = b'e';
 const CONTACT: u8 = b'c';
@@ -115,6 +117,7 @@ pub(crate) struct Saved {
     pub(crate) durable: bool,
     session: Zeroizing<Vec<u8>>,
     guards: Zeroizing<Vec<u8>>,
+    line: Zeroizing<Vec<u8>>,
     relays: Zeroizing<Vec<u8>>,
     contacts: BTreeMap<ContactId, Held>,
     /// The last event that the application keeps a place in.
@@ -230,6 +233,10 @@ impl Session {
                     session.core.entries.read(&mut reader(value)?, now)?;
                     session.core.saved.guards.clone_from(value);
                 }
+                Some((&b'l', [])) => {
+                    session.read_line(value)?;
+                    session.core.saved.line.clone_from(value);
+                }
                 Some((&b'i', [])) => session.read_relays(value)?,
                 Some((&CONTACT, id)) => {
                     let id = ContactId(u64::from_le_bytes(id.try_into().map_err(|_| Malformed::Value("name"))?));
@@ -313,7 +320,10 @@ impl Session {
             return;
         }
         let mut changes = Vec::new();
+        let mut line = writer();
+        self.write_line(&mut line);
         let saved = &mut self.core.saved;
+        renew(&mut saved.line, LINE.to_vec(), line, &mut changes);
         let mut w = writer();
         w.u64(self.next_contact);
         w.u64(saved.cursor.0);

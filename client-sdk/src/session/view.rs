@@ -39,6 +39,10 @@ impl View {
         Self { consensus, keys, hashes }
     }
 
+    pub(crate) fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
     pub(crate) fn geometry(&self) -> Geometry {
         self.consensus.geometry()
     }

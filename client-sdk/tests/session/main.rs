@@ -6,6 +6,7 @@ mod admission;
 mod conversations;
 mod crash;
 mod live;
+mod profiles;
 mod world;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use posta_protocol::end_to_end::{Content, Kind};
 use posta_protocol::now::Now;
 
-use super::{HEARTBEAT, Incoming, REORDER_WINDOW, Said, Waiting};
+use super::{Incoming, REORDER_WINDOW, Said, Waiting};
 use crate::end_to_end::{Conversation, Unopened};
 use crate::session::core::Core;
 use crate::session::event::{ClientEvent, Warning};
@@ -53,7 +53,7 @@ impl Incoming {
         if let Some(number) = queue.seen.get(&sequence) {
             return Some(*number);
         }
-        self.active_until = now.mono + HEARTBEAT * 5;
+        self.active_until = now.mono + core.requests.tempo.heartbeat * 5;
         let inner = queue.open(conversation, &sealed);
         let mut number = 0;
         match inner {
