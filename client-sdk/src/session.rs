@@ -12,6 +12,7 @@
 //! | `request` | commands, retried until answered |
 //! | `contact` | invitations |
 //! | `incoming`, `outgoing` | the queues of a contact in each direction |
+//! | `moves` | queues whose relays are gone, replaced |
 //! | `manage` | names, and letting go of a contact |
 //! | `saved` | which records all that is kept in |
 
@@ -23,6 +24,7 @@ mod incoming;
 mod line;
 mod manage;
 mod measure;
+mod moves;
 mod outgoing;
 mod path;
 mod profile;
@@ -36,7 +38,7 @@ use std::fmt;
 use std::time::Duration;
 
 use posta_protocol::command::Command;
-use posta_protocol::ids::KeyEpoch;
+use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now};
 
@@ -51,6 +53,7 @@ use self::incoming::SLICE;
 pub use self::incoming::{MAX_EFFORT, QUEUES_PER_DIRECTION, REORDER_WINDOW};
 use self::line::Line;
 use self::measure::Measure;
+pub use self::moves::{QUEUE_SAMPLE, REPLACED_A_WEEK};
 pub use self::outgoing::{OUTBOX, SEND_WINDOW};
 use self::path::Health;
 pub use self::profile::{ENOUGH_TO_MIX, ProfileCost};
@@ -228,6 +231,12 @@ impl Session {
     #[must_use]
     pub fn conversation(&self, contact: ContactId) -> Option<&Conversation> {
         Some(self.contacts.get(&contact)?.conversation())
+    }
+
+    /// The relays whose queues we read, of a contact.
+    #[must_use]
+    pub fn reads_at(&self, contact: ContactId) -> Vec<RelayId> {
+        self.contacts.get(&contact).map(Contact::reads_at).unwrap_or_default()
     }
 
     /// Sends an echo through a whole path to an edge and back; [`ClientEvent::Pong`] brings the time. `false` if the

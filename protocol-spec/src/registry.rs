@@ -413,6 +413,8 @@ numbers! {
         RECEIPT = 2,
         /// The joining side's queues.
         QUEUES = 3,
+        /// The queues that the writer reads from now on.
+        MOVED = 8,
     }
 }
 

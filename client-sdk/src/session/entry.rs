@@ -145,6 +145,12 @@ impl Entries {
         self.second |= profile.is_some();
     }
 
+    /// The entries in use.
+    pub(crate) fn used(&self) -> Vec<RelayId> {
+        let used = self.guards.iter().enumerate().filter(|(i, _)| self.in_use(*i));
+        used.map(|(_, g)| g.relay).collect()
+    }
+
     /// The entry of a slot.
     pub(crate) fn of_slot(&self, second: bool) -> Option<RelayId> {
         self.guards.get(self.index_of(second)?).map(|g| g.relay)
@@ -240,6 +246,22 @@ impl Entries {
             guard.attach_sent = Some(now);
             attach(guard, actions);
         }
+    }
+
+    /// Too little of what goes by this entry comes back, while the other's does: another one is used.
+    pub(crate) fn loses(
+        &mut self,
+        entry: &RelayId,
+        now: Mono,
+        actions: &mut VecDeque<Action>,
+        rng: &mut impl CryptoRng,
+    ) {
+        let found = self.guards.iter_mut().enumerate().find(|(_, g)| g.relay == *entry);
+        let Some((index, guard)) = found.filter(|(_, g)| g.link != LinkState::Down) else { return };
+        actions.push_back(Action::Disconnect { entry: *entry });
+        // It had its chances, packet by packet.
+        (guard.failures, guard.first_failure) = (guard.failures.max(1), now);
+        self.fail(index, now, rng);
     }
 
     fn fail(&mut self, index: usize, now: Mono, rng: &mut impl CryptoRng) {

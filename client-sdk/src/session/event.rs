@@ -57,6 +57,9 @@ pub struct Health {
     pub lost: u64,
 }
 
+/// How long a relay must be silent before it counts as gone, unless it is said otherwise: an hour.
+pub const REPLACE_AFTER: Duration = Duration::from_secs(3600);
+
 /// How a session behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -64,13 +67,16 @@ pub struct Options {
     pub profile: Profile,
     /// A message that isn't delivered within this time fails, and its receiver drops it.
     pub expiry: Duration,
+    /// How long a relay must have been silent before the queues on it are replaced; at a random time within as long again
+    /// they are. A relay that comes back before then has only been away.
+    pub replace: Duration,
     /// What seals conversations: MLS, but in simulations. Both ends must have the same.
     pub scheme: Scheme,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, scheme: Scheme::Mls }
+        Self { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, replace: REPLACE_AFTER, scheme: Scheme::Mls }
     }
 }
 

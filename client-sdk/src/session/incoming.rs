@@ -27,6 +27,7 @@ use self::boxes::EARLY_PATIENCE;
 use self::queue::InQueue;
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, NotAdmitted, Warning};
+use super::moves::Moves;
 use super::request::{Purpose, Task};
 use crate::end_to_end::Conversation;
 
@@ -50,8 +51,10 @@ struct Waiting {
 
 /// One direction of a contact: to us.
 pub(crate) struct Incoming {
-    contact: ContactId,
-    queues: Vec<InQueue>,
+    pub(super) contact: ContactId,
+    pub(super) queues: Vec<InQueue>,
+    /// What is replaced.
+    pub(crate) moves: Moves,
     subscribed: usize,
     /// Whether the first boxes, that say where to write, are behind us.
     pub(crate) introduced: bool,
@@ -59,7 +62,7 @@ pub(crate) struct Incoming {
     pub(crate) delivered: u64,
     reorder: BTreeMap<u64, Waiting>,
     /// Boxes by queue and number that wait for the epoch in which they were sealed.
-    early: BTreeMap<(usize, u64), Box<[u8]>>,
+    pub(super) early: BTreeMap<(usize, u64), Box<[u8]>>,
     early_since: Option<Mono>,
     /// What boxes have said, for the contact to take.
     said: Vec<Said>,
@@ -78,6 +81,8 @@ pub(crate) enum Said {
     Receipt(u64),
     /// Where to write.
     Queues(Vec<QueueAddress>),
+    /// Where to write from now on.
+    Moved(u64, Vec<QueueAddress>),
 }
 
 impl Incoming {
@@ -85,6 +90,7 @@ impl Incoming {
         Self {
             contact,
             queues: Vec::new(),
+            moves: Moves::default(),
             subscribed: 0,
             introduced: false,
             delivered: 0,
@@ -119,6 +125,23 @@ impl Incoming {
         }
     }
 
+    /// Begins a queue anew, at another relay.
+    pub(super) fn renew(&mut self, core: &mut Core, now: Now, index: usize, relay: RelayId) {
+        let new = InQueue { heard: false, ..InQueue::new(core, now, relay) };
+        if let Some(queue) = self.queues.get_mut(index) {
+            *queue = new;
+        }
+        self.start_create(core, now, index);
+        if index == self.subscribed {
+            self.swap(now);
+        }
+    }
+
+    /// Where the contact can write, of what is there.
+    pub(super) fn working_addresses(&self) -> Vec<QueueAddress> {
+        self.queues.iter().filter(|q| q.works()).map(InQueue::address).collect()
+    }
+
     fn start_create(&mut self, core: &mut Core, now: Now, index: usize) {
         let purpose = self.purpose(Task::Create(index));
         let Some(queue) = self.queues.get_mut(index) else { return };
@@ -138,7 +161,7 @@ impl Incoming {
         if let Some(id) = queue.create.take() {
             core.requests.cancel(id);
         }
-        *queue = InQueue::new(core, now, relay);
+        *queue = InQueue { heard: queue.heard, ..InQueue::new(core, now, relay) };
         self.start_create(core, now, index);
     }
 
@@ -176,9 +199,7 @@ impl Incoming {
     /// Where the contact can write, once all queues are there.
     pub(crate) fn addresses(&self) -> Option<Vec<QueueAddress>> {
         let all = self.queues.len() >= QUEUES_PER_DIRECTION && self.queues.iter().all(|q| q.ready);
-        let address =
-            |q: &InQueue| QueueAddress { relay: q.relay, invited: q.invited.duplicate(), key: q.key.duplicate() };
-        all.then(|| self.queues.iter().map(address).collect())
+        all.then(|| self.queues.iter().map(InQueue::address).collect())
     }
 
     /// Keeps blocks with the relay, polls, acknowledges. Returns a receipt that is due.
@@ -344,7 +365,7 @@ impl Incoming {
     ) {
         let subscribed = index == self.subscribed;
         let Some(queue) = self.queues.get_mut(index) else { return };
-        (queue.fetch, queue.silent) = (None, 0);
+        (queue.fetch, queue.silent, queue.silent_since) = (None, 0, None);
         queue.made_again &= matches!(body, Body::Refused(_));
         let (sequence, left, sealed) = match body {
             Body::Message { sequence, left, body } => (sequence, left, body),
@@ -387,6 +408,7 @@ impl Incoming {
     ) {
         let Some(queue) = self.queues.get_mut(index) else { return };
         queue.blocks.retain(|b| *b != surb);
+        queue.silent_since = None;
         match body {
             Body::Message { sequence, body, .. } => {
                 if queue.awaited_push.is_some_and(|(s, _)| s <= sequence) {
@@ -475,6 +497,7 @@ impl Incoming {
         let subscribed = index == self.subscribed;
         let Some(queue) = self.queues.get_mut(index) else { return };
         queue.silent = queue.silent.saturating_add(1);
+        queue.silent_since.get_or_insert(now.mono);
         if subscribed && queue.silent >= SWAP_AFTER {
             self.swap(now);
         }
@@ -517,7 +540,8 @@ impl Incoming {
 
     /// When something is due next.
     pub(crate) fn next_due(&self, reading: bool, covered: bool) -> Option<Mono> {
-        let mut due = earlier(self.receipt_due, self.is_searching().then_some(Mono(0)));
+        let mut due = earlier(self.moves.next_due(), self.receipt_due);
+        due = earlier(due, self.is_searching().then_some(Mono(0)));
         due = earlier(due, self.early_since.map(|since| since + EARLY_PATIENCE));
         if reading {
             due = earlier(due, self.gap.map(|(at, _)| at));

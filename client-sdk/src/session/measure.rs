@@ -55,9 +55,13 @@ pub(crate) struct Measure {
 }
 
 impl Measure {
-    /// An attempt by this entry was answered, or not in time.
-    pub(crate) fn note(&mut self, entry: RelayId, answered: bool) {
+    /// An attempt by this entry was answered, or not in time. `judges`: whether that says something about the entry. What
+    /// a contact has chosen doesn't: it could drive a client from entry to entry.
+    pub(crate) fn note(&mut self, entry: RelayId, answered: bool, judges: bool) {
         self.all.note(answered);
+        if !judges {
+            return;
+        }
         if self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(&entry) {
             self.entries.pop_first();
         }
@@ -160,7 +164,7 @@ mod tests {
 
     fn levels(lost_in_ten: usize) -> HealthLevel {
         let mut measure = Measure::default();
-        (0..WINDOW).for_each(|n| measure.note(ENTRY, n % 10 >= lost_in_ten));
+        (0..WINDOW).for_each(|n| measure.note(ENTRY, n % 10 >= lost_in_ten, true));
         measure.health().level
     }
 
@@ -171,32 +175,41 @@ mod tests {
             [HealthLevel::Good, HealthLevel::Poor, HealthLevel::Bad, HealthLevel::Bad]
         );
         let mut measure = Measure::default();
-        (0..LEAST - 1).for_each(|_| measure.note(ENTRY, true));
+        (0..LEAST - 1).for_each(|_| measure.note(ENTRY, true, true));
         assert_eq!(measure.changed(), None, "too few to tell");
-        measure.note(ENTRY, true);
+        measure.note(ENTRY, true, true);
         assert_eq!(measure.changed().map(|h| h.level), Some(HealthLevel::Good));
         assert_eq!(measure.changed(), None);
-        (0..WINDOW * 3).for_each(|_| measure.note(ENTRY, false));
+        (0..WINDOW * 3).for_each(|_| measure.note(ENTRY, false, true));
         let health = measure.changed().unwrap();
         assert_eq!((health.level, health.answered, health.lost), (HealthLevel::Bad, 0, WINDOW as u64));
     }
 
     #[test]
+    fn what_a_contact_has_chosen_does_not_judge_an_entry() {
+        let mut measure = Measure::default();
+        (0..LEAST).for_each(|_| measure.note(OTHER, true, true));
+        (0..WINDOW * 2).for_each(|_| measure.note(ENTRY, false, false));
+        assert!(!measure.loses(&ENTRY));
+        assert_eq!(measure.health().level, HealthLevel::Bad, "the user is told all the same");
+    }
+
+    #[test]
     fn an_entry_is_judged_by_a_whole_window_and_beside_the_others() {
         let mut measure = Measure::default();
-        (0..WINDOW - 1).for_each(|_| measure.note(ENTRY, false));
+        (0..WINDOW - 1).for_each(|_| measure.note(ENTRY, false, true));
         assert!(!measure.loses(&ENTRY), "a window isn't full");
-        (0..LEAST).for_each(|_| measure.note(OTHER, true));
-        measure.note(ENTRY, false);
+        (0..LEAST).for_each(|_| measure.note(OTHER, true, true));
+        measure.note(ENTRY, false, true);
         assert!(!measure.loses(&OTHER) && measure.loses(&ENTRY) && !measure.loses(&ENTRY), "once");
         let mut measure = Measure::default();
         for _ in 0..WINDOW {
-            measure.note(ENTRY, false);
-            measure.note(OTHER, false);
+            measure.note(ENTRY, false, true);
+            measure.note(OTHER, false, true);
         }
         assert!(!measure.loses(&ENTRY), "everything is lost everywhere");
         let mut measure = Measure::default();
-        (0..WINDOW).for_each(|n| measure.note(ENTRY, n % 2 == 0));
+        (0..WINDOW).for_each(|n| measure.note(ENTRY, n % 2 == 0, true));
         assert!(!measure.loses(&ENTRY), "half lost may be a mix or two");
     }
 }

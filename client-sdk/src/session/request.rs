@@ -63,6 +63,16 @@ pub(crate) enum Task {
 }
 
 impl Purpose {
+    /// Whether it goes to a relay that we have chosen: no contact can keep the answer back.
+    const fn judges(&self) -> bool {
+        match self {
+            Self::Ping(_) | Self::Loop => true,
+            Self::Contact(_, task) => {
+                matches!(task, Task::Create(_) | Task::Fetch(_) | Task::Hole(..) | Task::Ack(_) | Task::BlobPut(_))
+            }
+        }
+    }
+
     /// Whether an answer comes to each attempt.
     const fn is_measured(&self) -> bool {
         !matches!(self, Self::Contact(_, Task::Push(_)))
@@ -108,6 +118,8 @@ pub(crate) struct Requests {
     silence: BTreeMap<RelayId, u32>,
     pub(crate) incarnations: BTreeMap<RelayId, Incarnation>,
     smoothed: Option<Duration>,
+    /// When anything was answered last.
+    pub(crate) answered_at: Option<Mono>,
 }
 
 /// What came of a step or a delivery.
@@ -134,6 +146,7 @@ impl Default for Requests {
             silence: BTreeMap::new(),
             incarnations: BTreeMap::new(),
             smoothed: None,
+            answered_at: None,
         }
     }
 }
@@ -156,7 +169,27 @@ impl Requests {
 
     /// Forgets all requests of a contact.
     pub(crate) fn cancel_contact(&mut self, contact: ContactId) {
-        let of = |p: &Purpose| matches!(p, Purpose::Contact(c, _) if *c == contact);
+        self.cancel_all(contact, |_| true);
+    }
+
+    /// Forgets what was asked of a queue that we read, and the reply blocks that it holds.
+    pub(crate) fn cancel_reading(&mut self, contact: ContactId, index: usize) {
+        self.cancel_all(contact, |task| match task {
+            Task::Create(i) | Task::Fetch(i) | Task::Hole(i, _) | Task::Ack(i) | Task::Push(i) => i == index,
+            _ => false,
+        });
+    }
+
+    /// Forgets what was asked of a queue that we write to.
+    pub(crate) fn cancel_writing(&mut self, contact: ContactId, index: usize) {
+        self.cancel_all(contact, |task| match task {
+            Task::Secure(i) | Task::Send(i, _) => i == index,
+            _ => false,
+        });
+    }
+
+    fn cancel_all(&mut self, contact: ContactId, which: impl Fn(Task) -> bool) {
+        let of = |p: &Purpose| matches!(p, Purpose::Contact(c, task) if *c == contact && which(*task));
         let ids: Vec<RequestId> = self.all.iter().filter(|(_, r)| of(&r.purpose)).map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.cancel(id));
         self.rows.retain(|_, row| !of(&row.purpose));
@@ -266,13 +299,14 @@ impl Core {
             self.requests.timers.pop_first();
             let Some(request) = self.requests.all.get_mut(&id) else { continue };
             if request.in_flight {
-                let (relay, last) = (request.relay, request.last);
+                let (relay, last, judges) = (request.relay, request.last, request.purpose.judges());
                 outcomes.push(Outcome::TimedOut { purpose: request.purpose, attempts: request.attempts });
                 self.requests.land(id);
                 let silence = self.requests.silence.entry(relay).or_insert(0);
                 *silence = silence.saturating_add(1);
                 if let Some((route, entry)) = last {
-                    self.measure.note(entry, false);
+                    let judges = judges && !self.requests.is_silent(&relay);
+                    self.measure.note(entry, false, judges);
                     if !self.requests.is_silent(&relay) {
                         self.health.failed(&route, now.mono);
                     }
@@ -407,6 +441,7 @@ impl Core {
         let Ok(content) = row.keys.open(delivery.payload) else { return Vec::new() };
         let Ok(answer) = Answer::decode(&content) else { return Vec::new() };
         let mut outcomes = Vec::new();
+        self.requests.answered_at = Some(now.mono);
         self.health.succeeded(&row.route);
         self.health.clear(&row.relay);
         if self.requests.silence.remove(&row.relay).is_some_and(|n| n > 1) {
@@ -414,7 +449,7 @@ impl Core {
         }
         self.entries.works(&row.entry);
         if row.purpose.is_measured() {
-            self.measure.note(row.entry, true);
+            self.measure.note(row.entry, true, row.purpose.judges());
         }
         let before = self.requests.incarnations.insert(row.relay, answer.incarnation);
         if before.is_some_and(|b| b != answer.incarnation) {
@@ -446,7 +481,12 @@ impl Core {
             let Some(row) = self.requests.rows.remove(&surb) else { continue };
             if epoch == Some(row.keys.key_epoch) {
                 self.health.failed(&row.route, now.mono);
-                self.measure.note(row.entry, false);
+                self.measure.note(row.entry, false, true);
+            }
+        }
+        for entry in self.entries.used() {
+            if self.measure.loses(&entry) {
+                self.entries.loses(&entry, now.mono, &mut self.actions, &mut self.line.rng);
             }
         }
         if let Some(health) = self.measure.changed() {

@@ -7,6 +7,7 @@
 //! | line | `l` | the profile, and how packets came back lately | when they change |
 //! | relays | `i` | each relay's incarnation | when one is new |
 //! | contact | `c` id | stage, capabilities, cursors, numbers, what is confirmed | with each change |
+//! | moves | `q` id | which queues were replaced, and from which relays | when they change |
 //! | end to end | `x` id | the conversation's keys, opaque | with each change |
 //! | message | `m` id number | a message as MLS has sealed it, until it is delivered | once |
 //! | inside | `h` id kind number | a welcome, a turn or a receipt, sealed | once |
@@ -55,6 +56,7 @@ const MESSAGE: u8 = b'm';
 const BOX: u8 = b'b';
 const OVERTAKEN: u8 = b'r';
 const INSIDE: u8 = b'h';
+const MOVES: u8 = b'q';
 /// The layout of each record.
 const VERSION: u8 = 1;
 
@@ -107,6 +109,7 @@ pub(crate) type Parts = BTreeMap<Part, Zeroizing<Vec<u8>>>;
 #[derive(Default)]
 struct Held {
     record: Zeroizing<Vec<u8>>,
+    moves: Zeroizing<Vec<u8>>,
     parts: BTreeSet<Part>,
 }
 
@@ -241,10 +244,15 @@ impl Session {
                 Some((&CONTACT, id)) => {
                     let id = ContactId(u64::from_le_bytes(id.try_into().map_err(|_| Malformed::Value("name"))?));
                     let parts = parts.remove(&id).unwrap_or_default();
-                    let held = Held { record: value.clone(), parts: parts.keys().copied().collect() };
+                    let mut held =
+                        Held { record: value.clone(), parts: parts.keys().copied().collect(), ..Held::default() };
                     let keys = records.get(&contact_name(END_TO_END, id)).ok_or(Malformed::Value("conversation"))?;
                     let conversation = Conversation::load(keys)?;
-                    let contact = Contact::read(&mut reader(value)?, id, now, conversation, parts)?;
+                    let mut contact = Contact::read(&mut reader(value)?, id, now, conversation, parts)?;
+                    if let Some(moves) = records.get(&contact_name(MOVES, id)) {
+                        contact.read_moves(&mut reader(moves)?, now)?;
+                        held.moves.clone_from(moves);
+                    }
                     session.contacts.insert(id, contact);
                     session.core.saved.contacts.insert(id, held);
                 }
@@ -348,6 +356,7 @@ impl Session {
             let held = saved.contacts.remove(&id).unwrap_or_default();
             changes.extend(held.parts.iter().map(|part| delete(part.name(id))));
             changes.push(delete(contact_name(END_TO_END, id)));
+            changes.push(delete(contact_name(MOVES, id)));
             changes.push(delete(contact_name(CONTACT, id)));
         }
         changes.append(&mut saved.events);
@@ -361,6 +370,9 @@ fn save_contact(id: ContactId, contact: &mut Contact, held: &mut Held, changes: 
     if let Some(state) = contact.changed_conversation() {
         changes.push(Change { name: contact_name(END_TO_END, id), value: Some(state) });
     }
+    let mut w = writer();
+    contact.write_moves(&mut w);
+    renew(&mut held.moves, contact_name(MOVES, id), w, changes);
     let mut w = writer();
     contact.write(&mut w);
     let before = changes.len();

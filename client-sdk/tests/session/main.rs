@@ -5,6 +5,7 @@
 mod admission;
 mod conversations;
 mod crash;
+mod gone;
 mod live;
 mod profiles;
 mod world;

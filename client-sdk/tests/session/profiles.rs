@@ -26,7 +26,7 @@ fn two(seed: u64, profile: Profile) -> (World, Mono) {
 }
 
 /// Connects the two of a world, over slots.
-fn meet(world: &mut World) -> [ContactId; 2] {
+pub(super) fn meet(world: &mut World) -> [ContactId; 2] {
     assert!(world.run_until(MINUTE, |w| is_ready(w, 0) && is_ready(w, 1)), "not ready");
     let at_a = world.with(0, |s, now| s.invite(now)).unwrap();
     assert!(world.run_until(MINUTE * 5, |w| link_of(w, 0).is_some()), "no invitation");

@@ -368,7 +368,7 @@ impl World {
     }
 
     fn relay_gets(&mut self, index: usize, mut packet: Packet) {
-        let lost = self.rng.random_bool(self.loss / 4.0);
+        let lost = self.rng.random_bool((self.loss / 4.0).min(1.0));
         if !self.relays[index].alive || lost {
             return;
         }

@@ -196,6 +196,7 @@ fn packets_and_what_is_in_them_have_exactly_these_sizes() {
         (Kind::Message { number: 1, expires: Wall(2), body: vec![0; 100] }, 161),
         (Kind::Receipt { up_to: 1 }, 49),
         (Kind::Queues(vec![address(), address()]), 237),
+        (Kind::Moved { generation: 1, queues: vec![address(), address()] }, 245),
     ];
     for (kind, size) in contents {
         assert_eq!(Content { epoch: Epoch(1), consensus: Hash([1; 32]), kind }.encode().len(), size);

@@ -55,6 +55,7 @@ impl Incoming {
         }
         self.active_until = now.mono + core.requests.tempo.heartbeat * 5;
         let inner = queue.open(conversation, &sealed);
+        queue.heard |= inner.is_some();
         let mut number = 0;
         match inner {
             Some(inner) if inner.number > self.delivered + REORDER_WINDOW => return None,
@@ -124,6 +125,7 @@ impl Incoming {
                 return n;
             }
             Kind::Receipt { up_to } => self.said.push(Said::Receipt(up_to)),
+            Kind::Moved { generation, queues } => self.said.push(Said::Moved(generation, queues)),
             Kind::Queues(list) => {
                 self.introduced = true;
                 self.said.push(Said::Queues(list));
