@@ -3,6 +3,7 @@
 mod commands;
 mod driver;
 mod folder;
+mod profile;
 mod show;
 
 use std::ffi::OsString;
@@ -61,6 +62,17 @@ enum Command {
         /// The authorities of the network; a copy is kept beside the state.
         #[arg(long, value_name = "FILE")]
         network: PathBuf,
+        /// How to trade latency against cover.
+        #[arg(long, value_name = "PROFILE", value_enum, default_value = "fast")]
+        profile: profile::Named,
+    },
+    /// Show what each profile costs and gives on this network, or choose one for the next start.
+    Profile {
+        #[command(flatten)]
+        folder: Folder,
+        /// The profile to use from now on.
+        #[arg(value_enum)]
+        name: Option<profile::Named>,
     },
     /// Make an invitation: a link that connects one person, once.
     Invite {
@@ -158,6 +170,7 @@ impl Command {
         match self {
             Self::Talk { common, .. } | Self::Ping { common } => common.log,
             Self::Init { folder, .. }
+            | Self::Profile { folder, .. }
             | Self::Invite { folder, .. }
             | Self::Join { folder, .. }
             | Self::Contacts { folder }
@@ -270,7 +283,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 driver::talk(&common, join, state.zip(passphrase_file)).await
             }
             Command::Ping { common } => ping(&common).await,
-            Command::Init { folder, network } => commands::init(&folder, &network),
+            Command::Init { folder, network, profile } => profile::init(&folder, &network, profile),
+            Command::Profile { folder, name } => profile::profile(&folder, name).await,
             Command::Invite { folder, name } => commands::invite(&folder, name.as_deref()).await,
             Command::Join { folder, name, link } => commands::join(&folder, name.as_deref(), link.as_deref()).await,
             Command::Contacts { folder } => commands::contacts(&folder),

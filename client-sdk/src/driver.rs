@@ -26,10 +26,11 @@ use zeroize::Zeroizing;
 use crate::client::{CallError, Invited};
 use crate::driver::keeper::{Keeper, Order};
 use crate::end_to_end::VerificationCode;
-use crate::session::Session;
 use crate::session::event::{
-    Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, JoinError, MessageId, SendError, Warning,
+    Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, Health, JoinError, MessageId, Profile, SendError,
+    Warning,
 };
+use crate::session::{ProfileCost, Session};
 use crate::store::StoreError;
 
 /// Calls of the application that wait; more make the caller wait.
@@ -83,6 +84,8 @@ pub(crate) enum Call {
     Ping(oneshot::Sender<bool>),
     Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
     Commit(EventCursor),
+    Profiles(oneshot::Sender<Option<[ProfileCost; 3]>>),
+    Health(oneshot::Sender<Health>),
     Contacts(oneshot::Sender<Vec<ContactInfo>>),
     Rename(ContactId, String, oneshot::Sender<bool>),
     Remove(ContactId, oneshot::Sender<bool>),
@@ -114,7 +117,9 @@ enum Input {
 
 /// What goes out over a link.
 enum Outgoing {
-    Packet(Packet),
+    /// At once, or at this time.
+    Packet(Packet, Option<Instant>),
+    Pace(Profile),
     Attach(Secret<32>),
 }
 
@@ -274,6 +279,8 @@ impl Driver {
                 return self.reply(reply, pinged);
             }
             Call::Commit(cursor) => self.session.commit(now, cursor),
+            Call::Profiles(reply) => drop(reply.send(self.session.profiles(now))),
+            Call::Health(reply) => drop(reply.send(self.session.health())),
             Call::Contacts(reply) => drop(reply.send(self.session.contacts())),
             Call::Rename(contact, name, reply) => {
                 let found = self.session.rename(now, contact, &name);
@@ -364,6 +371,8 @@ impl Driver {
                         self.deferred.push_back(Deferred::Write(self.ordered));
                     }
                 }
+                // Nothing of them is on disk, and a slow disk must not show in when they leave.
+                action @ (Action::Attach { .. } | Action::Pace { .. }) => self.perform(action),
                 action => self.later(Deferred::Action(action)),
             }
         }
@@ -374,7 +383,11 @@ impl Driver {
             Action::Connect { entry } => self.connect(entry),
             Action::Disconnect { entry } => drop(self.links.remove(&entry)),
             Action::Attach { entry, secret } => self.put(entry, Outgoing::Attach(secret)),
-            Action::Send { entry, packet } => self.put(entry, Outgoing::Packet(packet)),
+            Action::Send { entry, packet, at } => {
+                let at = at.map(|at| self.clock.instant(at));
+                self.put(entry, Outgoing::Packet(packet, at));
+            }
+            Action::Pace { entry, profile } => self.put(entry, Outgoing::Pace(profile)),
             Action::Emit { cursor, event } => self.emit(cursor, event),
             Action::FetchNetwork => self.fetch(),
             // Ordered when it came.
@@ -587,10 +600,26 @@ impl Dial {
 }
 
 async fn write(sender: &LinkSender, mut queue: mpsc::Receiver<Outgoing>) {
-    while let Some(outgoing) = queue.recv().await {
+    // Packets that wait for their slot, in order; bounded by how far ahead they are made.
+    let mut slots: VecDeque<(Instant, Packet)> = VecDeque::new();
+    loop {
+        let due = slots.front().map(|(at, _)| *at);
+        let outgoing = tokio::select! {
+            biased;
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                slots.pop_front().map(|(_, packet)| Outgoing::Packet(packet, None))
+            }
+            outgoing = queue.recv() => outgoing,
+        };
         let closed = match outgoing {
-            Outgoing::Packet(packet) => sender.send(packet).await.is_err(),
-            Outgoing::Attach(secret) => sender.try_control(Frame::Attach(secret)).is_err(),
+            None => return,
+            Some(Outgoing::Packet(packet, Some(at))) => {
+                slots.push_back((at, packet));
+                false
+            }
+            Some(Outgoing::Packet(packet, None)) => sender.send(packet).await.is_err(),
+            Some(Outgoing::Attach(secret)) => sender.try_control(Frame::Attach(secret)).is_err(),
+            Some(Outgoing::Pace(profile)) => sender.try_control(Frame::Pace(profile)).is_err(),
         };
         if closed {
             return;

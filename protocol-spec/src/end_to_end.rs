@@ -179,6 +179,13 @@ pub enum Kind {
     },
     /// Where the joining side reads.
     Queues(Vec<QueueAddress>),
+    /// Where the writer reads from now on: queues on relays that are gone have been replaced.
+    Moved {
+        /// Counts the writer's lists up; an older one than known is ignored.
+        generation: u64,
+        /// All its queues, those that stay too.
+        queues: Vec<QueueAddress>,
+    },
     /// Something of a later version; ignored.
     Unknown(u8),
 }
@@ -189,6 +196,7 @@ impl fmt::Debug for Kind {
             Self::Message { .. } => "Message(..)",
             Self::Receipt { .. } => "Receipt(..)",
             Self::Queues(_) => "Queues(..)",
+            Self::Moved { .. } => "Moved(..)",
             Self::Unknown(_) => "Unknown(..)",
         })
     }
@@ -221,6 +229,11 @@ impl Content {
                 w.u8(code::QUEUES);
                 QueueAddress::write_list(list, &mut w);
             }
+            Kind::Moved { generation, queues } => {
+                w.u8(code::MOVED);
+                w.u64(*generation);
+                QueueAddress::write_list(queues, &mut w);
+            }
             Kind::Unknown(n) => w.u8(*n),
         }
         w.finish()
@@ -241,6 +254,7 @@ impl Content {
             },
             code::RECEIPT => Kind::Receipt { up_to: r.u64("receipt")? },
             code::QUEUES => Kind::Queues(QueueAddress::read_list(&mut r)?),
+            code::MOVED => Kind::Moved { generation: r.u64("moved")?, queues: QueueAddress::read_list(&mut r)? },
             n => {
                 r.remainder();
                 Kind::Unknown(n)
@@ -295,6 +309,7 @@ mod tests {
             Kind::Message { number: 1, expires: Wall(2), body: vec![3; MAX_MESSAGE_LEN] },
             Kind::Receipt { up_to: 4 },
             Kind::Queues(vec![address(), address()]),
+            Kind::Moved { generation: 5, queues: vec![address(), address()] },
             Kind::Unknown(99),
         ] {
             let content = Content { epoch: Epoch(1), consensus: Hash([2; 32]), kind };

@@ -153,6 +153,20 @@ numbers! {
         ATTACHED = 2,
         /// Nothing more will come.
         GOODBYE = 3,
+        /// Hand out replies as this profile wants it.
+        PACE = 4,
+    }
+}
+
+numbers! {
+    /// Profiles, as clients name theirs to their entry.
+    profile: u8 {
+        /// No delay, no cover.
+        FAST = 0,
+        /// Exponential delays, packets at times of a Poisson process.
+        MIXED = 1,
+        /// Exponential delays, packets at a constant rate.
+        STEADY = 2,
     }
 }
 
@@ -403,6 +417,8 @@ numbers! {
         RECEIPT = 2,
         /// The joining side's queues.
         QUEUES = 3,
+        /// The queues that the writer reads from now on.
+        MOVED = 8,
     }
 }
 
@@ -437,6 +453,7 @@ mod tests {
         assert!(distinct(super::admission::ALL), "admission");
         assert!(distinct(super::info::ALL), "info");
         assert!(distinct(super::frame::ALL), "frame");
+        assert!(distinct(super::profile::ALL), "profile");
         assert!(distinct(super::stream::ALL), "stream");
         assert!(distinct(super::close::ALL), "close");
         assert!(distinct(super::evidence::ALL), "evidence");

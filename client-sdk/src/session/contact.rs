@@ -94,7 +94,7 @@ impl Contact {
         // One key for both relays: a one-time invitation is then ours at both.
         let reader = Secret::random(&mut core.rng);
         let asked = relays.into_iter().map(|relay| (relay, None, None)).collect();
-        let until = now.mono + JOIN_PATIENCE;
+        let until = now.mono + core.requests.tempo.join_patience;
         let mut joining = Joining { link, reader, asked, opened: false, welcome: None, until };
         joining.ask(core, now, id);
         let mut incoming = Incoming::new(id);
@@ -124,6 +124,10 @@ impl Contact {
             Stage::Connected => self.outgoing.send(core, now, &mut self.conversation, body),
             _ => Err(SendError::NotConnected),
         }
+    }
+
+    pub(crate) fn reads_at(&self) -> Vec<RelayId> {
+        self.incoming.relays()
     }
 
     /// What both people can compare, once both have joined.
@@ -156,7 +160,13 @@ impl Contact {
         {
             self.outgoing.acknowledge(core, now, &mut self.conversation, up_to);
         }
+        if matches!(self.stage, Stage::Connected)
+            && let Some(list) = self.incoming.replace(core, now, &self.outgoing.relays())
+        {
+            self.outgoing.announce(core, now, &mut self.conversation, list);
+        }
         self.incoming.watch_early(core, now, &mut self.conversation);
+        self.outgoing.release(core, now);
         self.outgoing.expire(core, now);
         self.outgoing.look_for_missing(core, now);
     }
@@ -234,6 +244,7 @@ impl Contact {
             match said {
                 Said::Receipt(up_to) => self.outgoing.receipt(core, now, &mut self.conversation, up_to),
                 Said::Queues(list) => self.joined(core, now, list),
+                Said::Moved(generation, list) => self.moved(core, now, generation, list),
             }
         }
         if matches!(self.stage, Stage::Joining(_)) {
@@ -270,6 +281,21 @@ impl Contact {
                     inviting.put_blob(core, now, self.id, index);
                 }
             }
+        }
+    }
+
+    /// The contact reads elsewhere from now on.
+    fn moved(&mut self, core: &mut Core, now: Now, generation: u64, list: Vec<QueueAddress>) {
+        let moves = &mut self.incoming.moves;
+        if moves.knows(generation) {
+            // It hasn't heard of us by all of them.
+            return self.outgoing.show(core, now);
+        }
+        let fresh = self.outgoing.fresh(&list);
+        if let Some(founded) = self.conversation.founded()
+            && moves.accept(now, generation, fresh)
+        {
+            self.outgoing.moved(core, now, founded, list);
         }
     }
 
@@ -350,13 +376,13 @@ impl Contact {
     }
 
     /// When something is due next.
-    pub(crate) fn next_due(&self, now: Now, reading: bool) -> Option<Mono> {
+    pub(crate) fn next_due(&self, now: Now, reading: bool, covered: bool) -> Option<Mono> {
         let due = match &self.stage {
             Stage::Failed => return None,
             Stage::Joining(joining) if !joining.opened => Some(joining.until),
             _ => None,
         };
-        earlier(due, earlier(self.incoming.next_due(reading), self.outgoing.next_due(now, &self.conversation)))
+        earlier(due, earlier(self.incoming.next_due(reading, covered), self.outgoing.next_due(now, &self.conversation)))
     }
 }
 

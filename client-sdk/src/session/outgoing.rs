@@ -4,6 +4,7 @@
 //! A sealed box is kept and sent again byte for byte until the relay says that it is on disk, for the relay takes one
 //! number for one content only. A message is kept until the contact's receipt.
 
+mod moved;
 mod saved;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,11 +24,14 @@ use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, Failure, MessageId, MessageState, SendError, Warning};
+use super::line::exponential;
 use super::request::{Purpose, RequestId, Task};
 use crate::end_to_end::{Conversation, Founded, Turn};
 
 /// Messages to one contact that are not delivered yet, at most; beyond, [`SendError::OutboxFull`].
 pub const OUTBOX: usize = 256;
+/// Mean time after which the copies of a message follow the first; with slots, two of them if that is longer.
+const COPY_DELAY: Duration = Duration::from_secs(1);
 /// How often a queue is asked for that its restored relay lacks; each time twice as long after the time before, about
 /// nine hours in all. Then it is lost.
 const MISSING_TRIES: u32 = 14;
@@ -50,6 +54,8 @@ enum What {
     Receipt,
     Turn,
     Introduction,
+    /// Where we read from now on.
+    Moved,
 }
 
 /// A sealed box that has its number.
@@ -82,11 +88,14 @@ struct OutQueue {
     missing: Option<(Mono, u32)>,
     next_sequence: u64,
     boxes: BTreeMap<u64, Sealed>,
-    /// Messages that have no number here yet.
-    waiting: VecDeque<u64>,
+    /// Messages that have no number here yet, and when they may have one.
+    waiting: VecDeque<(u64, Mono)>,
+    /// When the first of those that may not yet, may.
+    next_release: Option<Mono>,
     receipt: bool,
     turn: bool,
     introduce: bool,
+    moved: bool,
 }
 
 struct Message {
@@ -115,6 +124,8 @@ pub(crate) struct Outgoing {
     turn: Option<Turn>,
     /// The welcome, and where the contact can write, to be said first.
     introduction: Option<Arc<[u8]>>,
+    /// Where we read from now on. After a start it is sealed anew.
+    moved: Option<Arc<[u8]>>,
 }
 
 /// What came of an answer.
@@ -140,6 +151,7 @@ impl Outgoing {
             withheld: None,
             turn: None,
             introduction: None,
+            moved: None,
         }
     }
 
@@ -159,26 +171,7 @@ impl Outgoing {
     /// Takes the contact's queues over: makes them ours first.
     pub(crate) fn open(&mut self, core: &mut Core, now: Now, founded: &Founded, addresses: Vec<QueueAddress>) {
         for address in addresses {
-            self.queues.push(OutQueue {
-                relay: address.relay,
-                invited: WriterCapability::new(address.invited),
-                writer: WriterCapability::random(&mut core.rng),
-                seal: QueueKey::within(&founded.exported, &address.key),
-                invited_seal: QueueKey::new(&address.key),
-                key: address.key,
-                state: State::Invited,
-                was_secured: false,
-                restored: false,
-                secured_again: false,
-                secure: None,
-                missing: None,
-                next_sequence: 1,
-                boxes: BTreeMap::new(),
-                waiting: VecDeque::new(),
-                receipt: false,
-                turn: false,
-                introduce: false,
-            });
+            self.queues.push(OutQueue::new(core, founded, address));
             self.secure(core, now, self.queues.len() - 1);
         }
     }
@@ -201,7 +194,7 @@ impl Outgoing {
         Purpose::Contact(self.contact, task)
     }
 
-    fn secure(&mut self, core: &mut Core, now: Now, index: usize) {
+    pub(super) fn secure(&mut self, core: &mut Core, now: Now, index: usize) {
         let purpose = self.purpose(Task::Secure(index));
         let Some(queue) = self.queues.get_mut(index).filter(|q| q.secure.is_none()) else { return };
         queue.state = State::Invited;
@@ -262,7 +255,16 @@ impl Outgoing {
         let inner = conversation.seal(now.mono, number, &content).map_err(|_| SendError::NotSealed)?;
         self.next_number += 1;
         self.messages.insert(number, Message { expires, inner, epoch, sealed, stored: 0, failed: false });
-        self.queues.iter_mut().filter(|q| q.state != State::Lost).for_each(|q| q.waiting.push_back(number));
+        // One relay has it at once; the copies follow at times of their own, so that relays that work together can't pair
+        // the queues of a contact by their arrivals.
+        let works = |q: &OutQueue| q.state == State::Secured && !core.requests.is_silent(&q.relay);
+        let first = self.queues.iter().position(works);
+        let mean = COPY_DELAY.max(core.requests.tempo.slot * 2);
+        for (index, queue) in self.queues.iter_mut().enumerate().filter(|(_, q)| q.state != State::Lost) {
+            let at_once = first.is_none_or(|first| first == index);
+            let wait = if at_once { Duration::ZERO } else { exponential(mean, &mut core.rng) };
+            queue.waiting.push_back((number, now.mono + wait));
+        }
         self.fill(core, now);
         Ok(MessageId(number))
     }
@@ -321,9 +323,10 @@ impl Outgoing {
         }
         for index in 0..self.queues.len() {
             self.put_again(core, now, index);
-            while let Some(what) = self.next_box(index) {
+            while let Some(what) = self.next_box(now.mono, index) {
                 let inner = match what {
                     What::Introduction => self.introduction.as_ref(),
+                    What::Moved => self.moved.as_ref(),
                     What::Turn => self.turn.as_ref().map(|turn| &turn.bytes),
                     What::Receipt => self.receipt.as_ref().map(|(_, inner)| inner),
                     What::Message(number) => self.messages.get(&number).map(|m| &m.inner),
@@ -338,11 +341,14 @@ impl Outgoing {
                 queue.boxes.insert(sequence, Sealed { what, bytes, confirmed: false, request: None });
                 self.put(core, now, index, sequence);
             }
+            if let Some(queue) = self.queues.get_mut(index) {
+                queue.next_release = queue.waiting.iter().map(|(_, at)| *at).filter(|at| *at > now.mono).min();
+            }
         }
     }
 
     /// What a queue is to be given next, if it may.
-    fn next_box(&mut self, index: usize) -> Option<What> {
+    fn next_box(&mut self, now: Mono, index: usize) -> Option<What> {
         let queue = self.queues.get_mut(index).filter(|q| q.state == State::Secured)?;
         let oldest = queue.boxes.iter().find(|(_, b)| !b.confirmed).map_or(queue.next_sequence, |(s, _)| *s);
         if queue.next_sequence >= oldest + SEND_WINDOW {
@@ -357,7 +363,19 @@ impl Outgoing {
         if std::mem::take(&mut queue.receipt) {
             return Some(What::Receipt);
         }
-        queue.waiting.pop_front().map(What::Message)
+        if std::mem::take(&mut queue.moved) {
+            return Some(What::Moved);
+        }
+        let due = queue.waiting.iter().position(|(_, at)| *at <= now)?;
+        queue.waiting.remove(due).map(|(number, _)| What::Message(number))
+    }
+
+    /// Sends copies whose time has come.
+    pub(crate) fn release(&mut self, core: &mut Core, now: Now) {
+        let due = |q: &OutQueue| q.next_release.is_some_and(|at| at <= now.mono);
+        if self.queues.iter().any(due) {
+            self.fill(core, now);
+        }
     }
 
     /// Sends boxes that are not confirmed any more, as far as the window permits: in a restored store each of them is
@@ -405,7 +423,7 @@ impl Outgoing {
         queue.secured_again = false;
         let what = sealed.what;
         if passed_over && queue.restored {
-            self.renumber(core, index, sequence, what);
+            self.renumber(core, now, index, sequence, what);
             self.fill(core, now);
             return Progress::Nothing;
         }
@@ -429,7 +447,7 @@ impl Outgoing {
 
     /// In a restored queue a number is also out of the window if one sent since, before we knew, lies far ahead. What it
     /// held goes under a new number; should the reader have it, it knows it by the message's own number.
-    fn renumber(&mut self, core: &mut Core, index: usize, sequence: u64, what: What) {
+    fn renumber(&mut self, core: &mut Core, now: Now, index: usize, sequence: u64, what: What) {
         let delivered = self.delivered;
         let Some(queue) = self.queues.get_mut(index) else { return };
         if sequence + 1 == queue.next_sequence {
@@ -438,11 +456,12 @@ impl Outgoing {
         }
         queue.boxes.remove(&sequence);
         match what {
-            What::Message(number) if number > delivered => queue.waiting.push_back(number),
+            What::Message(number) if number > delivered => queue.waiting.push_back((number, now.mono)),
             What::Message(_) => {}
             What::Receipt => queue.receipt = true,
             What::Turn => queue.turn = self.turn.is_some(),
             What::Introduction => queue.introduce = true,
+            What::Moved => queue.moved = self.moved.is_some(),
         }
     }
 
@@ -452,7 +471,7 @@ impl Outgoing {
         if let Some(queue) = self.queues.get_mut(index) {
             queue.boxes.retain(|_, b| match b.what {
                 What::Message(number) => !b.confirmed || number > delivered,
-                What::Receipt => !b.confirmed,
+                What::Receipt | What::Moved => !b.confirmed,
                 What::Turn => !b.confirmed || !followed,
                 // Kept until the contact has shown that it knows where to write.
                 What::Introduction => !b.confirmed || delivered == 0,
@@ -475,7 +494,7 @@ impl Outgoing {
         let delivered = self.delivered;
         for index in 0..self.queues.len() {
             if let Some(queue) = self.queues.get_mut(index) {
-                queue.waiting.retain(|n| *n > delivered);
+                queue.waiting.retain(|(n, _)| *n > delivered);
             }
             self.forget_done(index);
         }
@@ -544,6 +563,8 @@ impl Outgoing {
         let asked = |q: &OutQueue| q.missing.filter(|_| q.state == State::Invited && q.secure.is_none());
         let missing = self.queues.iter().filter_map(asked).map(|(at, _)| at).min();
         let due = earlier(next.map(|at| now.mono + at.since(now.wall)), missing);
+        let release = self.queues.iter().filter(|q| q.state == State::Secured).filter_map(|q| q.next_release).min();
+        let due = earlier(due, release);
         earlier(due, self.turn_due(conversation))
     }
 }

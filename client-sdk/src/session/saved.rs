@@ -4,8 +4,10 @@
 //! |---|---|---|---|
 //! | session | `s` | counters | when one changes |
 //! | guards | `g` | the sampled entries, and which is used | when they change |
+//! | line | `l` | the profile, and how packets came back lately | when they change |
 //! | relays | `i` | each relay's incarnation | when one is new |
 //! | contact | `c` id | stage, capabilities, cursors, numbers, what is confirmed | with each change |
+//! | moves | `q` id | which queues were replaced, and from which relays | when they change |
 //! | end to end | `x` id | the conversation's keys, opaque | with each change |
 //! | message | `m` id number | a message as MLS has sealed it, until it is delivered | once |
 //! | inside | `h` id kind number | a welcome, a turn or a receipt, sealed | once |
@@ -45,6 +47,7 @@ const MAX_EVENTS: usize = 16 * MAX_UNCOMMITTED;
 
 const SESSION: &[u8] = b"s";
 const GUARDS: &[u8] = b"g";
+const LINE: &[u8] = b"l";
 const RELAYS: &[u8] = b"i";
 const EVENT: u8 = b'e';
 const CONTACT: u8 = b'c';
@@ -53,6 +56,7 @@ const MESSAGE: u8 = b'm';
 const BOX: u8 = b'b';
 const OVERTAKEN: u8 = b'r';
 const INSIDE: u8 = b'h';
+const MOVES: u8 = b'q';
 /// The layout of each record.
 const VERSION: u8 = 1;
 
@@ -105,6 +109,7 @@ pub(crate) type Parts = BTreeMap<Part, Zeroizing<Vec<u8>>>;
 #[derive(Default)]
 struct Held {
     record: Zeroizing<Vec<u8>>,
+    moves: Zeroizing<Vec<u8>>,
     parts: BTreeSet<Part>,
 }
 
@@ -115,6 +120,7 @@ pub(crate) struct Saved {
     pub(crate) durable: bool,
     session: Zeroizing<Vec<u8>>,
     guards: Zeroizing<Vec<u8>>,
+    line: Zeroizing<Vec<u8>>,
     relays: Zeroizing<Vec<u8>>,
     contacts: BTreeMap<ContactId, Held>,
     /// The last event that the application keeps a place in.
@@ -230,14 +236,23 @@ impl Session {
                     session.core.entries.read(&mut reader(value)?, now)?;
                     session.core.saved.guards.clone_from(value);
                 }
+                Some((&b'l', [])) => {
+                    session.read_line(value)?;
+                    session.core.saved.line.clone_from(value);
+                }
                 Some((&b'i', [])) => session.read_relays(value)?,
                 Some((&CONTACT, id)) => {
                     let id = ContactId(u64::from_le_bytes(id.try_into().map_err(|_| Malformed::Value("name"))?));
                     let parts = parts.remove(&id).unwrap_or_default();
-                    let held = Held { record: value.clone(), parts: parts.keys().copied().collect() };
+                    let mut held =
+                        Held { record: value.clone(), parts: parts.keys().copied().collect(), ..Held::default() };
                     let keys = records.get(&contact_name(END_TO_END, id)).ok_or(Malformed::Value("conversation"))?;
                     let conversation = Conversation::load(keys)?;
-                    let contact = Contact::read(&mut reader(value)?, id, now, conversation, parts)?;
+                    let mut contact = Contact::read(&mut reader(value)?, id, now, conversation, parts)?;
+                    if let Some(moves) = records.get(&contact_name(MOVES, id)) {
+                        contact.read_moves(&mut reader(moves)?, now)?;
+                        held.moves.clone_from(moves);
+                    }
                     session.contacts.insert(id, contact);
                     session.core.saved.contacts.insert(id, held);
                 }
@@ -313,7 +328,10 @@ impl Session {
             return;
         }
         let mut changes = Vec::new();
+        let mut line = writer();
+        self.write_line(&mut line);
         let saved = &mut self.core.saved;
+        renew(&mut saved.line, LINE.to_vec(), line, &mut changes);
         let mut w = writer();
         w.u64(self.next_contact);
         w.u64(saved.cursor.0);
@@ -338,6 +356,7 @@ impl Session {
             let held = saved.contacts.remove(&id).unwrap_or_default();
             changes.extend(held.parts.iter().map(|part| delete(part.name(id))));
             changes.push(delete(contact_name(END_TO_END, id)));
+            changes.push(delete(contact_name(MOVES, id)));
             changes.push(delete(contact_name(CONTACT, id)));
         }
         changes.append(&mut saved.events);
@@ -351,6 +370,9 @@ fn save_contact(id: ContactId, contact: &mut Contact, held: &mut Held, changes: 
     if let Some(state) = contact.changed_conversation() {
         changes.push(Change { name: contact_name(END_TO_END, id), value: Some(state) });
     }
+    let mut w = writer();
+    contact.write_moves(&mut w);
+    renew(&mut held.moves, contact_name(MOVES, id), w, changes);
     let mut w = writer();
     contact.write(&mut w);
     let before = changes.len();

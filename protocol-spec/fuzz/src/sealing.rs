@@ -27,6 +27,7 @@ pub(crate) fn content_seeds() -> Vec<Vec<u8>> {
         Kind::Message { number: u64::MAX, expires: Wall(u64::MAX), body: vec![] },
         Kind::Receipt { up_to: 4 },
         Kind::Queues(vec![address(1)]),
+        Kind::Moved { generation: 2, queues: vec![address(1)] },
         Kind::Queues((0..8).map(address).collect()),
         Kind::Unknown(99),
     ]

@@ -27,6 +27,8 @@ pub(crate) fn make() -> Vec<Json> {
         content("eight queues", addresses(8, rng), rng),
         later(rng),
     ];
+    let queues = (0..2).map(|_| address(rng)).collect();
+    all.push(content("queues that have moved", Kind::Moved { generation: 3, queues }, rng));
     all.extend(
         [("a sealed box", 90), ("a sealed box of nothing", 0), ("a full sealed box", BOX_CONTENT_LEN)].map(sealed),
     );
@@ -100,6 +102,9 @@ fn describe(name: &str, content: &Content) -> Json {
             (code::MESSAGE, object! { "number": *number, "expires_ms": expires.0, "body": body_json(body) })
         }
         Kind::Receipt { up_to } => (code::RECEIPT, object! { "up_to": *up_to }),
+        Kind::Moved { generation, queues } => {
+            (code::MOVED, object! { "generation": *generation, "queues": addresses_json(queues) })
+        }
         Kind::Queues(list) => (code::QUEUES, object! { "queues": addresses_json(list) }),
         other => panic!("{other:?} has no description yet"),
     };

@@ -15,6 +15,7 @@ use crate::end_to_end::Conversation;
 use crate::session::core::Core;
 use crate::session::event::ContactId;
 use crate::session::incoming::Incoming;
+use crate::session::moves::Moves;
 use crate::session::outgoing::Outgoing;
 use crate::session::request::{Purpose, Task};
 use crate::session::saved::{Part, Parts, read_failure, write_failure};
@@ -64,6 +65,15 @@ impl Contact {
         let outgoing = Outgoing::read(r, id, &conversation, &mut parts)?;
         r.clone().finish("contact")?;
         Ok(Self { id, name, stage, conversation, incoming, outgoing })
+    }
+
+    pub(crate) fn write_moves(&self, w: &mut Writer) {
+        self.incoming.moves.write(w);
+    }
+
+    pub(crate) fn read_moves(&mut self, r: &mut Reader<'_>, now: Now) -> Result<(), Malformed> {
+        self.incoming.moves = Moves::read(r, now)?;
+        Ok(())
     }
 
     /// What has a record of its own.

@@ -20,7 +20,11 @@ pub(crate) const fn is_kept(event: &ClientEvent) -> bool {
         | ClientEvent::JoinFailed { .. }
         | ClientEvent::Message { .. }
         | ClientEvent::State { state: MessageState::Delivered | MessageState::Failed { .. }, .. } => true,
-        ClientEvent::Ready | ClientEvent::State { .. } | ClientEvent::Pong { .. } | ClientEvent::Warning(_) => false,
+        ClientEvent::Ready
+        | ClientEvent::State { .. }
+        | ClientEvent::Pong { .. }
+        | ClientEvent::Health(_)
+        | ClientEvent::Warning(_) => false,
     }
 }
 
@@ -60,7 +64,7 @@ pub(crate) fn encode_event(event: &ClientEvent) -> Vec<u8> {
             w.bool(*state == MessageState::Delivered);
         }
         // Not kept.
-        ClientEvent::Ready | ClientEvent::Pong { .. } | ClientEvent::Warning(_) => w.u8(0),
+        ClientEvent::Ready | ClientEvent::Pong { .. } | ClientEvent::Health(_) | ClientEvent::Warning(_) => w.u8(0),
     }
     w.finish()
 }
