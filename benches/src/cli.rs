@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{clients, directory, hop, queues, relay, store};
+use crate::{clients, directory, hop, message, queues, relay, store};
 
 /// Measures one claim about Posta and prints it beside its floor or peer.
 #[derive(Debug, Parser)]
@@ -93,6 +94,25 @@ enum Bench {
         /// How many.
         clients: usize,
     },
+    /// A message from client to client over a testnet: latency, throughput, CPU, and clients with nothing to do.
+    Message {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Messages of each measurement; one every 50 ms, then all at once.
+        #[arg(long, default_value_t = 400)]
+        messages: usize,
+        /// Seconds for which idle clients are watched.
+        #[arg(long, default_value_t = 15)]
+        idle: u64,
+    },
+    /// The programs that the network of `message` is made of.
+    #[command(hide = true, disable_help_flag = true)]
+    Role {
+        /// As for `posta-testnet role`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Many queues: disk and memory for each, creation and lookup, expiry in the background.
     Queues {
         /// One JSON object.
@@ -115,6 +135,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Bench::Store { json, seconds, queues, dir } => run_store(json, &dir, seconds, queues),
         Bench::Queues { json, count, dir } => run_queues(json, &dir, count),
         Bench::Relay { json, packets } => run_relay(json, packets),
+        Bench::Message { json, messages, idle } => run_message(json, messages, Duration::from_secs(idle)),
+        Bench::Role { args } => {
+            let role = ["posta-testnet".into(), "role".into()];
+            return posta_testnet::cli::main(role.into_iter().chain(args));
+        }
         Bench::Clients { json, count } => run_clients(json, count),
         Bench::Crowd { relay, key, clients } => clients::crowd(relay, &key, clients),
         Bench::Node { args } => return posta_node::cli::main(std::iter::once("posta-node".into()).chain(args)),
@@ -249,6 +274,33 @@ fn run_clients(json: bool, count: usize) -> Result<()> {
         r.bytes_per_client as f64 / 1024.0,
         r.bytes_per_active_client as f64 / 1024.0
     );
+    Ok(())
+}
+
+fn run_message(json: bool, messages: usize, idle: Duration) -> Result<()> {
+    let r = message::measure(messages, idle)?;
+    if json {
+        println!("{}", serde_json::to_string(&r)?);
+        return Ok(());
+    }
+    for (name, kept) in &r.kept {
+        let [way, stored, delivered] = [kept.latency_ms, kept.stored_ms, kept.delivered_ms];
+        println!(
+            "{name}: one way p50 {:.1} ms, p95 {:.1}, p99 {:.1}; told as stored p50 {:.1}, as delivered {:.1}",
+            way.p50, way.p95, way.p99, stored.p50, delivered.p50
+        );
+        println!(
+            "{name}: {:.0} messages/s in one conversation; CPU for each: sender {:.0} us, receiver {:.0} us, all relays {:.0} us",
+            kept.messages_per_s, kept.sender_cpu_us, kept.receiver_cpu_us, kept.relays_cpu_us
+        );
+        for (profile, idle) in &kept.idle {
+            println!(
+                "{name}, idle in {profile}: {:.1} MiB, {:.0} us of CPU a second",
+                idle.resident_bytes as f64 / (1024.0 * 1024.0),
+                idle.cpu_us_per_s
+            );
+        }
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod directory;
 pub mod hop;
 pub mod load;
+pub mod message;
 pub mod queues;
 pub mod relay;
 pub mod store;

@@ -4,6 +4,8 @@ mod commands;
 mod driver;
 mod folder;
 mod profile;
+mod qr;
+mod screen;
 mod show;
 
 use std::ffi::OsString;
@@ -80,6 +82,12 @@ enum Command {
         folder: Folder,
         /// What to call the contact; nobody else learns it.
         name: Option<String>,
+        /// Show the link as a QR code, too.
+        #[arg(long)]
+        qr: bool,
+        /// Write the link as a QR code into this new file, readable by its owner only.
+        #[arg(long, value_name = "FILE")]
+        png: Option<PathBuf>,
     },
     /// Follow an invitation, read from standard input or a file. Never an argument, for others of this machine can see
     /// those.
@@ -119,12 +127,16 @@ enum Command {
         #[arg(long, value_name = "NUMBER")]
         count: Option<u64>,
     },
-    /// Talk with one contact: each line is a message.
+    /// Talk: the whole screen of a terminal, with all contacts; or with one contact, each line a message.
     Chat {
         #[command(flatten)]
         folder: Folder,
         /// The contact's name or number.
-        contact: String,
+        #[arg(required_if_eq_any([("lines", "true"), ("json", "true")]))]
+        contact: Option<String>,
+        /// Lines in and out, for terminals that can do no more and for scripts; so it is if there is no terminal.
+        #[arg(long)]
+        lines: bool,
     },
     /// Give a contact another name. Needs no network.
     Rename {
@@ -285,12 +297,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Ping { common } => ping(&common).await,
             Command::Init { folder, network, profile } => profile::init(&folder, &network, profile),
             Command::Profile { folder, name } => profile::profile(&folder, name).await,
-            Command::Invite { folder, name } => commands::invite(&folder, name.as_deref()).await,
+            Command::Invite { folder, name, qr, png } => commands::invite(&folder, name.as_deref(), qr, png).await,
             Command::Join { folder, name, link } => commands::join(&folder, name.as_deref(), link.as_deref()).await,
             Command::Contacts { folder } => commands::contacts(&folder),
             Command::Send { folder, contact, until } => commands::send(&folder, &contact, until).await,
             Command::Receive { folder, seconds, count } => driver::chat::receive(&folder, seconds, count).await,
-            Command::Chat { folder, contact } => driver::chat::chat(&folder, &contact).await,
+            Command::Chat { folder, contact, lines } => driver::chat::chat(&folder, contact.as_deref(), lines).await,
             Command::Rename { folder, contact, name } => commands::rename(&folder, &contact, &name),
             Command::Forget { folder, contact } => commands::forget(&folder, &contact),
             Command::Passphrase { folder, new_passphrase_file } => commands::passphrase(&folder, new_passphrase_file),

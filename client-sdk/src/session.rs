@@ -61,6 +61,7 @@ pub use self::request::{MAX_IN_FLIGHT, MAX_REPLY_ROWS};
 use self::request::{Outcome, Purpose, Requests};
 pub use self::saved::MAX_UNCOMMITTED;
 use self::saved::Saved;
+pub(crate) use self::saved::from_schema_1;
 use self::tempo::Tempo;
 use self::view::View;
 use crate::end_to_end::{Conversation, VerificationCode};

@@ -48,7 +48,7 @@ use self::header::Header;
 use self::pages::{Pages, Slot, page_key};
 
 /// The version of the records' layout that this program writes.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// What is deleted or replaced is unreadable after this time, even with the passphrase, while a client runs.
 pub const PURGE_AFTER: Duration = Duration::from_secs(30);
 /// Bytes of one record's value, at most.
@@ -80,7 +80,7 @@ pub type Records = BTreeMap<Vec<u8>, Zeroizing<Vec<u8>>>;
 
 /// Steps from one schema to the next: the first turns records of schema 1 into those of schema 2, and so on.
 type Migration = fn(&mut Records) -> Result<(), Malformed>;
-const MIGRATIONS: &[Migration] = &[];
+const MIGRATIONS: &[Migration] = &[crate::session::from_schema_1];
 
 /// The hash of a record's name, and its sealed value, if it isn't deleted.
 type Row = ([u8; 32], Option<(Slot, Vec<u8>)>);

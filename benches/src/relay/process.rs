@@ -79,20 +79,29 @@ impl Process {
 
     /// Memory that it has in RAM, in bytes.
     pub(crate) fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib * 1024)
+        resident_of(self.child.id())
     }
 
     /// CPU time since its start, all threads, in microseconds.
     pub(crate) fn cpu_us(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let after = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
-        let fields: Vec<_> =
-            after.split_whitespace().skip(11).take(2).map(str::parse::<f64>).collect::<Result<_, _>>()?;
-        Ok(fields.iter().sum::<f64>() * TICK_US)
+        cpu_us_of(self.child.id())
     }
+}
+
+/// Memory that a process has in RAM, in bytes.
+pub(crate) fn resident_of(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
+}
+
+/// CPU time of a process since its start, all threads, in microseconds; the kernel counts it in ticks of 10 ms.
+pub(crate) fn cpu_us_of(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
+    let fields: Vec<_> = after.split_whitespace().skip(11).take(2).map(str::parse::<f64>).collect::<Result<_, _>>()?;
+    Ok(fields.iter().sum::<f64>() * TICK_US)
 }
 
 impl Drop for Process {

@@ -1,7 +1,8 @@
 //! The commands that do one thing and end.
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::folder::{Folder, find};
+use super::qr::Code;
 use super::show::Show;
 use super::{Ending, ready};
 use crate::client::{CallError, Client, NETWORK_FILE};
@@ -69,7 +71,16 @@ pub(super) fn contacts(folder: &Folder) -> Result<(), Ending> {
     Ok(())
 }
 
-pub(super) async fn invite(folder: &Folder, name: Option<&str>) -> Result<(), Ending> {
+pub(super) async fn invite(folder: &Folder, name: Option<&str>, qr: bool, png: Option<PathBuf>) -> Result<(), Ending> {
+    // Before anything is asked for.
+    let unwritable = |path: &Path, e| Ending::new(exit::DISK, format!("{} can't be written: {e}", path.display()));
+    let png = match png {
+        Some(path) => {
+            let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+            Some((file.map_err(|e| unwritable(&path, e))?, path))
+        }
+        None => None,
+    };
     let client = folder.open().await?;
     ready(&client).await?;
     let invited = client.invite().await?;
@@ -83,6 +94,13 @@ pub(super) async fn invite(folder: &Folder, name: Option<&str>) -> Result<(), En
     let object = json!({ "event": "invitation", "contact": invited.contact.0, "link": invited.link });
     show(folder).say(&object, &text);
     client.close().await;
+    let code = Code::of(&invited.link);
+    if let (Some(code), true) = (&code, qr && !folder.json) {
+        code.lines().iter().for_each(|line| println!("{line}"));
+    }
+    if let (Some(code), Some((mut file, path))) = (code, png) {
+        file.write_all(&code.png()).map_err(|e| unwritable(&path, e))?;
+    }
     Ok(())
 }
 

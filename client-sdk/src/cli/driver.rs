@@ -1,6 +1,7 @@
 //! The loop of `posta talk`: lines in, lines out.
 
 pub(super) mod chat;
+pub(super) mod screen;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
+use super::show::shown;
 use super::{Common, Ending, ready, start};
 use crate::client::{CallError, Client};
 use crate::session::event::{ClientEvent, ContactId, MessageState};
@@ -179,7 +181,7 @@ impl Talk {
             ClientEvent::JoinFailed { reason, .. } => return Err(reason.into()),
             ClientEvent::Message { number, body, .. } => {
                 let text = String::from_utf8_lossy(&body);
-                let shown: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+                let shown = shown(&text);
                 self.say(&json!({ "event": "message", "number": number, "text": text }), &format!("< {shown}"));
             }
             ClientEvent::State { message, state, .. } => self.tell_state(message.0, state),

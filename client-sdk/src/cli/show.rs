@@ -63,7 +63,7 @@ impl Show {
             ),
             ClientEvent::Message { contact, number, body } => {
                 let text = String::from_utf8_lossy(body);
-                let shown: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+                let shown = shown(&text);
                 (
                     json!({ "event": "message", "contact": contact.0, "number": number, "text": text }),
                     format!("{} < {shown}", name(*contact)),
@@ -108,6 +108,11 @@ impl Show {
         }
         self.say(&object, &line);
     }
+}
+
+/// A text that others have written, with nothing in it that a terminal would obey.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 pub(super) const fn state_name(state: ContactState) -> &'static str {

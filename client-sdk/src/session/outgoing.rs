@@ -291,6 +291,12 @@ impl Outgoing {
             self.queues.iter_mut().for_each(|q| q.turn = false);
             (0..self.queues.len()).for_each(|index| self.forget_done(index));
         }
+        if self.introduction.is_some() && conversation.peer_epoch() > 0 {
+            // The contact has joined and answers: it has served, wherever else a copy of it may still lie.
+            self.introduction = None;
+            self.queues.iter_mut().for_each(|q| q.introduce = false);
+            (0..self.queues.len()).for_each(|index| self.forget_done(index));
+        }
         if self.turn_due(conversation).is_none_or(|at| at > now.mono) {
             return false;
         }
@@ -467,14 +473,13 @@ impl Outgoing {
 
     /// Forgets boxes that are confirmed and won't be needed after a restore either.
     fn forget_done(&mut self, index: usize) {
-        let (delivered, followed) = (self.delivered, self.turn.is_none());
+        let (delivered, followed, served) = (self.delivered, self.turn.is_none(), self.introduction.is_none());
         if let Some(queue) = self.queues.get_mut(index) {
             queue.boxes.retain(|_, b| match b.what {
                 What::Message(number) => !b.confirmed || number > delivered,
                 What::Receipt | What::Moved => !b.confirmed,
                 What::Turn => !b.confirmed || !followed,
-                // Kept until the contact has shown that it knows where to write.
-                What::Introduction => !b.confirmed || delivered == 0,
+                What::Introduction => !b.confirmed || !served,
             });
         }
     }

@@ -57,6 +57,7 @@ const BOX: u8 = b'b';
 const OVERTAKEN: u8 = b'r';
 const INSIDE: u8 = b'h';
 const MOVES: u8 = b'q';
+const EARLY: u8 = b'y';
 /// The layout of each record.
 const VERSION: u8 = 1;
 
@@ -68,6 +69,8 @@ pub(crate) enum Part {
     Overtaken(u64),
     /// The inside of boxes that carry no message, by kind and number.
     Inside(u8, u64),
+    /// A box that has come before what it needs, by queue and number.
+    Early(u8, u64),
 }
 
 impl Part {
@@ -77,6 +80,7 @@ impl Part {
             Self::Box(queue, sequence) => (BOX, queue, sequence),
             Self::Overtaken(number) => (OVERTAKEN, 0, number),
             Self::Inside(kind, number) => (INSIDE, kind, number),
+            Self::Early(queue, sequence) => (EARLY, queue, sequence),
         };
         let mut name = contact_name(kind, contact);
         name.push(index);
@@ -96,6 +100,7 @@ impl Part {
             BOX => Self::Box(queue, number),
             OVERTAKEN => Self::Overtaken(number),
             INSIDE => Self::Inside(queue, number),
+            EARLY => Self::Early(queue, number),
             _ => return None,
         };
         Some((contact, part))
@@ -104,6 +109,14 @@ impl Part {
 
 /// The parts of one contact, as they were read.
 pub(crate) type Parts = BTreeMap<Part, Zeroizing<Vec<u8>>>;
+
+/// Brings the records of schema 1 up to those of schema 2: a contact's record names the boxes that came early, and there
+/// were none.
+pub(crate) fn from_schema_1(records: &mut Records) -> Result<(), Malformed> {
+    let contacts = records.iter_mut().filter(|(name, _)| name.len() == 9 && name.first() == Some(&CONTACT));
+    contacts.for_each(|(_, value)| value.extend_from_slice(&0_u32.to_le_bytes()));
+    Ok(())
+}
 
 /// What is on disk of one contact.
 #[derive(Default)]

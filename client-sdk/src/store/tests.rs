@@ -41,18 +41,23 @@ fn a_newer_schema_is_refused_and_an_older_one_migrated_in_one_transaction() {
         records.insert(b"new name".to_vec(), value);
         Ok(())
     };
-    let (store, records) = Store::open_with(folder.path(), WORD, 2, &[rename]).unwrap();
+    let nothing: Migration = |_| Ok(());
+    let mut steps = vec![nothing; SCHEMA as usize - 1];
+    steps.push(rename);
+    let next = SCHEMA + 1;
+    let (store, records) = Store::open_with(folder.path(), WORD, next, &steps).unwrap();
     drop(store);
     assert_eq!((value(&records, "new name"), value(&records, "old name")), (Some(&b"1"[..]), None));
     // What the step has changed is on disk, and the step is not done again.
-    let (store, again) = Store::open_with(folder.path(), WORD, 2, &[rename]).unwrap();
+    let (store, again) = Store::open_with(folder.path(), WORD, next, &steps).unwrap();
     drop(store);
     assert!(again == records && value(&again, "kept") == Some(b"2"));
     assert!(matches!(Store::open(folder.path(), WORD), Err(StoreError::Newer)));
     // A step that can't be done changes nothing.
     let stuck: Migration = |_| Err(Malformed::Value("record"));
-    assert!(matches!(Store::open_with(folder.path(), WORD, 3, &[rename, stuck]), Err(StoreError::Damaged(_))));
-    assert!(Store::open_with(folder.path(), WORD, 2, &[rename]).unwrap().1 == records);
+    let further = [steps.as_slice(), &[stuck]].concat();
+    assert!(matches!(Store::open_with(folder.path(), WORD, next + 1, &further), Err(StoreError::Damaged(_))));
+    assert!(Store::open_with(folder.path(), WORD, next, &steps).unwrap().1 == records);
 }
 
 #[test]

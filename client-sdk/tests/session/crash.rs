@@ -194,6 +194,48 @@ fn the_disk_holds_no_more_than_what_is_under_way() {
     assert!(after < before + 3 * 12_000, "{before} bytes, then {after}");
 }
 
+/// Records of one kind on a client's disk.
+fn records_of(world: &World, client: usize, kind: u8) -> usize {
+    world.disk(client).keys().filter(|name| name[0] == kind && name.len() > 9).count()
+}
+
+#[test]
+fn boxes_that_came_before_their_turn_are_there_after_a_crash() {
+    let mut seen = 0;
+    for seed in 50..54 {
+        let mut world = World::new(seed, 6, 6, HOURS);
+        world.loss = 0.25;
+        let mut pair = connect_killed(world, 0);
+        let mut sent = 0;
+        while sent < 120 {
+            exchange(&mut pair, sent, 2, 0);
+            sent += 2;
+            for client in 0..2 {
+                let early = records_of(&pair.world, client, b'y');
+                if early > 0 {
+                    seen += 1;
+                    pair.world.crash(client);
+                    assert_eq!(records_of(&pair.world, client, b'y'), early, "seed {seed}");
+                }
+            }
+        }
+        pair.check(sent, 10 * MINUTE);
+        pair.world.run_until(MINUTE, |w| (0..2).all(|c| records_of(w, c, b'y') == 0));
+        assert_eq!([0, 1].map(|c| records_of(&pair.world, c, b'y')), [0, 0], "they have served, seed {seed}");
+    }
+    assert!(seen >= 3, "boxes came early {seen} times only");
+}
+
+#[test]
+fn an_introduction_is_forgotten_when_it_has_served() {
+    let mut pair = connect_killed(World::new(55, 6, 6, HOURS), 0);
+    let introductions = |w: &World| w.disk(1).keys().filter(|name| name[0] == b'h' && name[9] == 1).count();
+    assert_eq!(introductions(&pair.world), 1, "the follower of a link has one");
+    assert!(pair.world.run_until(MINUTE, |w| introductions(w) == 0));
+    exchange(&mut pair, 0, 5, 0);
+    pair.check(5, MINUTE);
+}
+
 #[test]
 fn a_contact_that_is_let_go_leaves_nothing_on_the_disk() {
     let mut pair = connect_killed(World::new(6, 6, 6, HOURS), 0);
@@ -205,7 +247,7 @@ fn a_contact_that_is_let_go_leaves_nothing_on_the_disk() {
     assert_eq!(pair.world.clients[0].session.contacts()[0].name, "Bob");
     assert!(pair.world.with(0, |s, now| s.remove(now, contact)));
     assert!(!pair.world.with(0, |s, now| s.remove(now, contact)));
-    let of_contacts = |w: &World| w.disk(0).keys().filter(|k| b"cmbrx".contains(&k[0])).count();
+    let of_contacts = |w: &World| w.disk(0).keys().filter(|k| b"cmbrxhy".contains(&k[0])).count();
     assert_eq!(of_contacts(&pair.world), 0);
     pair.world.run_until(MINUTE, |_| false);
     assert_eq!(of_contacts(&pair.world), 0);

@@ -1,7 +1,7 @@
 //! The loop of `posta chat` and `posta receive`: events out, lines in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use posta_link::exit;
@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 use tokio::time::{Instant, sleep_until};
 
+use super::screen;
 use crate::cli::Ending;
 use crate::cli::folder::{Folder, find};
 use crate::cli::show::Show;
@@ -45,9 +46,14 @@ pub(in crate::cli) async fn receive(folder: &Folder, seconds: Option<u64>, count
     chat.run(None, seconds.map(Duration::from_secs), count).await
 }
 
-/// Talks with one contact, until the input ends or the program is interrupted.
-pub(in crate::cli) async fn chat(folder: &Folder, contact: &str) -> Result<(), Ending> {
-    let chat = Chat::open(folder, Some(contact)).await?;
+/// Talks, until the input ends or the program is interrupted: on the whole screen if there is one and lines are not asked
+/// for.
+pub(in crate::cli) async fn chat(folder: &Folder, contact: Option<&str>, lines: bool) -> Result<(), Ending> {
+    if !lines && !folder.json && std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        return screen::run(folder, contact).await;
+    }
+    let nobody = || Ending::new(exit::USAGE, "say with whom: posta chat CONTACT");
+    let chat = Chat::open(folder, Some(contact.ok_or_else(nobody)?)).await?;
     let lines = BufReader::new(tokio::io::stdin()).lines();
     chat.run(Some(lines), None, None).await
 }

@@ -44,6 +44,7 @@ impl Contact {
         }
         self.incoming.write(w);
         self.outgoing.write(w);
+        self.incoming.write_early(w);
     }
 
     pub(crate) fn read(
@@ -61,8 +62,9 @@ impl Contact {
             4 => Stage::Failed,
             _ => return Err(Malformed::Value("stage")),
         };
-        let incoming = Incoming::read(r, id, now, &mut parts)?;
+        let mut incoming = Incoming::read(r, id, now, &mut parts)?;
         let outgoing = Outgoing::read(r, id, &conversation, &mut parts)?;
+        incoming.read_early(r, now, &mut parts)?;
         r.clone().finish("contact")?;
         Ok(Self { id, name, stage, conversation, incoming, outgoing })
     }

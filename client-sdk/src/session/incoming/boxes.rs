@@ -11,7 +11,7 @@ use crate::session::core::Core;
 use crate::session::event::{ClientEvent, Warning};
 
 /// Boxes that came before the turn or the welcome that they need and wait for it; beyond, they stay at the relay.
-const EARLY_BOXES: usize = 32;
+pub(super) const EARLY_BOXES: usize = 32;
 /// A box for which that takes longer shows that the two ends have come apart.
 pub(super) const EARLY_PATIENCE: Duration = Duration::from_secs(300);
 

@@ -9,8 +9,10 @@ use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES};
 use posta_protocol::error::Malformed;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Now, Wall};
+use posta_protocol::params::BOX_LEN;
 use posta_protocol::secret::Secret;
 
+use super::boxes::EARLY_BOXES;
 use super::queue::{InQueue, MAX_SEEN};
 use super::{Incoming, Waiting};
 use crate::session::core::Core;
@@ -44,11 +46,36 @@ impl Incoming {
         Ok(new)
     }
 
+    /// The boxes that came early, by their places.
+    pub(crate) fn write_early(&self, w: &mut Writer) {
+        w.count(self.early.len());
+        for (queue, sequence) in self.early.keys() {
+            w.count(*queue);
+            w.u64(*sequence);
+        }
+    }
+
+    pub(crate) fn read_early(&mut self, r: &mut Reader<'_>, now: Now, parts: &mut Parts) -> Result<(), Malformed> {
+        for _ in 0..r.count(EARLY_BOXES, "early")? {
+            let (queue, sequence) = (r.u32("early")?, r.u64("early")?);
+            let index = u8::try_from(queue).map_err(|_| Malformed::Value("early"))?;
+            let sealed = parts.remove(&Part::Early(index, sequence)).filter(|b| b.len() == BOX_LEN);
+            let sealed = sealed.ok_or(Malformed::Value("early"))?.as_slice().into();
+            self.early.insert((usize::from(index), sequence), sealed);
+        }
+        self.early_since = (!self.early.is_empty()).then_some(now.mono);
+        Ok(())
+    }
+
     pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
-        self.reorder.keys().map(|number| Part::Overtaken(*number))
+        let early = self.early.keys().filter_map(|(i, s)| Some(Part::Early(u8::try_from(*i).ok()?, *s)));
+        self.reorder.keys().map(|number| Part::Overtaken(*number)).chain(early)
     }
 
     pub(crate) fn part(&self, part: Part) -> Option<Vec<u8>> {
+        if let Part::Early(queue, sequence) = part {
+            return Some(self.early.get(&(usize::from(queue), sequence))?.to_vec());
+        }
         let Part::Overtaken(number) = part else { return None };
         let waiting = self.reorder.get(&number)?;
         let mut w = writer();

@@ -121,7 +121,7 @@ impl Outgoing {
                 w.bounded(inside);
                 Some(w.finish())
             }
-            Part::Overtaken(_) => None,
+            Part::Overtaken(_) | Part::Early(..) => None,
         }
     }
 
