@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use posta_protocol::document::Consensus;
 use tokio::spawn;
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::Running;
 use super::board::{Board, OwnerNotes};
@@ -29,9 +31,21 @@ impl Running {
     /// Takes over what a reload has changed; packets on their way notice nothing.
     pub(super) fn reloaded(&mut self, config: &Config) {
         self.core.admit(config.admission.admission(), config.admission.contact());
-        let (store, limits) = (self.store.clone(), StoreJob::Limits(Box::new(config.store.limits())));
+        let held = self.consensus.borrow().clone();
+        if let Some(held) = held {
+            self.limit_store(config, &held);
+        }
+    }
+
+    /// Tells the store its limits, with lives that this consensus allows.
+    pub(super) fn limit_store(&self, config: &Config, consensus: &Consensus) {
+        let (limits, corrections) = config.store.limits_within(consensus.params());
+        for correction in corrections {
+            warn!("{correction}");
+        }
+        let store = self.store.clone();
         // Beside this task, which never waits. Fails only when the store has ended, at the end.
-        spawn(async move { store.send(limits).await });
+        spawn(async move { store.send(StoreJob::Limits(Box::new(limits))).await });
     }
 
     /// Writes down how the owner stands.
