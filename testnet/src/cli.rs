@@ -80,6 +80,12 @@ enum Command {
         /// Keep keys, stores and logs of the runs in this folder, one below it for each seed; and what was tapped.
         #[arg(long, value_name = "FOLDER")]
         keep: Option<PathBuf>,
+        /// As processes, which is the default.
+        #[arg(long, conflicts_with = "sim")]
+        real: bool,
+        /// In this process, under virtual time: kills and restarts only; the same trace for a seed.
+        #[arg(long, conflicts_with = "keep")]
+        sim: bool,
         /// The same network and traffic, but nothing goes wrong and nobody misbehaves. A scenario that expects something to
         /// be noticed must fail then.
         #[arg(long)]
@@ -252,9 +258,9 @@ fn run(command: Command) -> Result<ExitCode> {
                 }
                 demo_command(json, &plan, keep).await
             }
-            Command::Run { scenario, seed, repeat, json, keep, control } => {
+            Command::Run { scenario, seed, repeat, json, keep, real: _, sim, control } => {
                 let first = seed.unwrap_or_else(rand::random);
-                run_scenario(Chosen { name: scenario, control }, first, repeat, json, keep).await
+                run_scenario(Chosen { name: scenario, sim, control }, first, repeat, json, keep).await
             }
             Command::Scenarios => {
                 for (name, _) in LIBRARY {
@@ -338,24 +344,40 @@ async fn unless_interrupted<T>(run: impl Future<Output = Result<T>>) -> Result<T
     }
 }
 
-/// A scenario, and whether it is run as a control.
+/// A scenario, and how it is run.
 struct Chosen {
     name: String,
+    sim: bool,
     control: bool,
 }
 
+impl Chosen {
+    /// What stands on the command line for that.
+    const fn options(&self) -> &'static str {
+        match (self.sim, self.control) {
+            (false, false) => "",
+            (true, false) => " --sim",
+            (false, true) => " --control",
+            (true, true) => " --sim --control",
+        }
+    }
+}
+
 async fn run_scenario(chosen: Chosen, first: u64, repeat: u16, json: bool, keep: Option<PathBuf>) -> Result<ExitCode> {
-    let Chosen { name, control } = chosen;
+    let option = chosen.options();
+    let Chosen { name, sim, control } = chosen;
     let scenario = Scenario::load(&name)?;
     let scenario = if control { scenario.without_faults() } else { scenario };
-    let option = if control { " --control" } else { "" };
     let mut passed = true;
     for n in 0..u64::from(repeat) {
         let seed = first.wrapping_add(n);
-        let folder = Folder::new(keep.as_ref().map(|k| k.join(seed.to_string())), "posta-run")?;
-        let plan = scenario.plan(seed)?;
-        let run = demo::run(scenario.makings(seed)?, &folder.path, &plan, json);
-        let report = unless_interrupted(run).await;
+        let report = if sim {
+            scenario.simulate(seed)
+        } else {
+            let folder = Folder::new(keep.as_ref().map(|k| k.join(seed.to_string())), "posta-run")?;
+            let (makings, plan) = (scenario.makings(seed)?, scenario.plan(seed)?);
+            unless_interrupted(demo::run(makings, &folder.path, &plan, json)).await
+        };
         let report =
             report.with_context(|| format!("the run failed: posta-testnet run {name} --seed {seed}{option}"))?;
         let outcome = Outcome { scenario: name.clone(), seed, failed: scenario.judge(&report), report };
@@ -366,7 +388,8 @@ async fn run_scenario(chosen: Chosen, first: u64, repeat: u16, json: bool, keep:
         }
         if !outcome.failed.is_empty() {
             passed = false;
-            eprintln!("again: posta-testnet run {name} --seed {seed}{option} --keep FOLDER");
+            let keep = if sim { "" } else { " --keep FOLDER" };
+            eprintln!("again: posta-testnet run {name} --seed {seed}{option}{keep}");
         }
     }
     Ok(ExitCode::from(if passed { exit::OK } else { exit::FAILURE }))

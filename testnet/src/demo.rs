@@ -16,7 +16,7 @@ use crate::ledger::{Ledger, Side, body};
 use crate::network::{Makings, Network, unix_time};
 use crate::notice::{Notice, Watch};
 use crate::process::Said;
-use crate::report::{Crowd, Percentiles, Report, Victim};
+use crate::report::{Crowd, Report, Victim};
 use crate::rogue::Does;
 
 mod strike;
@@ -132,22 +132,11 @@ impl Demo<'_> {
             let relays = serde_json::to_vec_pretty(self.network.relays()).context("who is who")?;
             std::fs::write(dir.join("relays.json"), relays).context("who is who can't be written")?;
         }
-        let ledger = &self.ledger;
         Ok(Report {
-            sent: ledger.total(),
-            stored: ledger.stored_count(),
-            delivered: ledger.delivered(),
-            lost: ledger.total() - ledger.delivered(),
-            duplicates: ledger.duplicates,
-            out_of_order: ledger.out_of_order,
-            latency_ms: Percentiles::of(ledger.latencies()),
-            start_to_first_delivery_s: ledger
-                .first_delivery
-                .map_or(0.0, |d| (d.as_secs_f64() * 1000.0).round() / 1000.0),
             victims: self.victims,
             noticed: self.watch.noticed(self.begun.unwrap_or(self.started)),
             crowd: self.crowd,
-            tapped: Vec::new(),
+            ..Report::of(&self.ledger)
         })
     }
 

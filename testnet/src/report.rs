@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::ledger::Ledger;
 use crate::lines::tap::Tapped;
 use crate::notice::Noticed;
 
@@ -35,6 +36,8 @@ pub struct Report {
     pub crowd: Option<Crowd>,
     /// What was tapped.
     pub tapped: Vec<Tapped>,
+    /// Of a simulation: a hash over all that happened.
+    pub trace: Option<String>,
 }
 
 /// Clients that came at once.
@@ -87,6 +90,27 @@ impl Percentiles {
 }
 
 impl Report {
+    /// What a ledger says, and nothing else.
+    #[must_use]
+    pub fn of(ledger: &Ledger) -> Self {
+        let first = ledger.first_delivery.map_or(0.0, |d| (d.as_secs_f64() * 1000.0).round() / 1000.0);
+        Self {
+            sent: ledger.total(),
+            stored: ledger.stored_count(),
+            delivered: ledger.delivered(),
+            lost: ledger.total() - ledger.delivered(),
+            duplicates: ledger.duplicates,
+            out_of_order: ledger.out_of_order,
+            latency_ms: Percentiles::of(ledger.latencies()),
+            start_to_first_delivery_s: first,
+            victims: Vec::new(),
+            noticed: Vec::new(),
+            crowd: None,
+            tapped: Vec::new(),
+            trace: None,
+        }
+    }
+
     /// Whether everything arrived, once and in order.
     #[must_use]
     pub fn passed(&self) -> bool {
@@ -123,6 +147,9 @@ impl fmt::Display for Report {
         for Tapped { name, datagrams, bytes, left_out } in &self.tapped {
             writeln!(f, "tap         {name}: {datagrams} datagrams, {bytes} bytes, {left_out} left out")?;
         }
+        if let Some(trace) = &self.trace {
+            writeln!(f, "trace       {trace}")?;
+        }
         write!(f, "{}", if self.passed() { "PASSED" } else { "FAILED" })
     }
 }
@@ -153,6 +180,7 @@ mod tests {
             noticed: vec![],
             crowd: None,
             tapped: vec![],
+            trace: None,
         };
         assert!(good.passed());
         assert!(!Report { delivered: 1, lost: 1, ..good.clone() }.passed());

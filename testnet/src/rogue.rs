@@ -20,7 +20,7 @@ use posta_node::relay::Source;
 use posta_protocol::onion::{Next, Peeled};
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -30,6 +30,8 @@ mod liar;
 
 /// The longest that a packet is held up.
 const LONGEST: f64 = 60.0;
+/// Packets of noise for each that goes on, at most.
+const MOST_TIMES: u16 = 100;
 
 /// What kind of harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub enum Does {
     Tag,
     /// A relay: packets are sent on `seconds` later than they should.
     Slow,
+    /// A relay: each packet that goes on is followed by `times` that are noise.
+    Flood,
     /// A relay: everything is in order, and what passes is written down.
     Watch,
     /// A relay: its clock is ahead by `seconds`; below 0 it is behind.
@@ -68,6 +72,7 @@ impl Does {
             Self::Replay => "replays packets",
             Self::Tag => "tags packets",
             Self::Slow => "holds packets up",
+            Self::Flood => "floods the next relay",
             Self::Watch => "watches packets",
             Self::Clock => "has a wrong clock",
             Self::Equivocate => "votes twice",
@@ -87,6 +92,9 @@ pub struct Misdeed {
     /// Where time matters, how much.
     #[serde(default)]
     pub seconds: f64,
+    /// Packets of noise for each that goes on.
+    #[serde(default)]
+    pub times: u16,
 }
 
 const fn all() -> f64 {
@@ -102,6 +110,7 @@ impl Misdeed {
         ensure!((0.0..=1.0).contains(&self.share), "a share of {}: 0.0 to 1.0", self.share);
         let needs_time = matches!(self.does, Does::Replay | Does::Slow);
         ensure!(!needs_time || (0.0..=LONGEST).contains(&self.seconds), "{} seconds: 0 to 60", self.seconds);
+        ensure!(self.times <= MOST_TIMES, "{} times: {MOST_TIMES} at most", self.times);
         Ok(())
     }
 
@@ -144,7 +153,6 @@ fn run(args: Arguments) -> Result<()> {
     let config = Config::load(&args.config).map_err(|e| anyhow::anyhow!("{e}"))?;
     logs::init(config.log_level, "posta-rogue");
     let rng = Mutex::new(ChaCha20Rng::seed_from_u64(args.seed));
-    let picked = move || rng.lock().unwrap_or_else(PoisonError::into_inner).random_bool(misdeed.share);
     let conduct = match misdeed.does {
         Does::Clock => {
             driver::skew((misdeed.seconds * 1000.0) as i64);
@@ -155,14 +163,17 @@ fn run(args: Arguments) -> Result<()> {
             let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
             watch(file)
         }
-        _ => Conduct::another(move |arrived| if picked() { misdeed.instead(arrived) } else { vec![arrived] }),
+        _ => Conduct::another(move |arrived| {
+            let rng = &mut *rng.lock().unwrap_or_else(PoisonError::into_inner);
+            if rng.random_bool(misdeed.share) { misdeed.instead(arrived, rng) } else { vec![arrived] }
+        }),
     };
     driver::run(config, Options { path: args.config, ready_json: true, conduct }).map_err(|e| anyhow::anyhow!("{e}"))
 }
 
 impl Misdeed {
     /// What becomes of a packet that it happens to.
-    fn instead(self, (from, peeled, mut packet): Arrived) -> Vec<Arrived> {
+    fn instead(self, (from, peeled, mut packet): Arrived, rng: &mut ChaCha20Rng) -> Vec<Arrived> {
         let later = |peeled: Peeled| match peeled.next {
             Next::Forward { to, delay } => {
                 Some(Peeled { next: Next::Forward { to, delay: delay + self.delay() }, ..peeled })
@@ -177,6 +188,17 @@ impl Misdeed {
                 None => vec![(from, peeled, packet)],
             },
             Does::Slow => vec![(from, later(peeled).unwrap_or(peeled), packet)],
+            Does::Flood => {
+                let noise = |_| {
+                    let mut noise = packet.clone();
+                    rng.fill_bytes(noise.as_bytes_mut());
+                    (from, peeled, noise)
+                };
+                let times = if matches!(peeled.next, Next::Forward { .. }) { self.times } else { 0 };
+                let mut all: Vec<_> = (0..times).map(noise).collect();
+                all.push((from, peeled, packet));
+                all
+            }
             Does::Tag => {
                 if matches!(peeled.next, Next::Forward { .. })
                     && let Some(last) = packet.as_bytes_mut().last_mut()
@@ -235,7 +257,9 @@ mod tests {
 
     #[test]
     fn each_misdeed_does_what_it_says_to_a_packet_that_goes_on() {
-        let one = |does| Misdeed { does, share: 1.0, seconds: 2.0 }.instead(arrived(forward(5)));
+        let rng = &mut ChaCha20Rng::seed_from_u64(1);
+        let mut one =
+            |does| Misdeed { does, share: 1.0, seconds: 2.0, times: 3 }.instead(arrived(forward(5)), &mut *rng);
         assert!(one(Does::Drop).is_empty());
         let replayed = one(Does::Replay);
         assert_eq!(replayed.iter().map(|(_, peeled, _)| peeled.next).collect::<Vec<_>>(), [forward(5), forward(2005)]);
@@ -244,9 +268,12 @@ mod tests {
         let tagged = one(Does::Tag);
         let set: u32 = tagged[0].2.as_bytes().iter().map(|byte| byte.count_ones()).sum();
         assert_eq!((tagged.len(), tagged[0].1.next, set), (1, forward(5), 1));
+        let flood = one(Does::Flood);
+        assert_eq!((flood.len(), flood.last().unwrap().1.next), (4, forward(5)));
+        assert!(flood[0].2 != flood[1].2 && flood[3].2 == Packet::zeroed(Geometry::DEFAULT), "noise, and the packet");
         // What ends here can only be dropped.
-        for does in [Does::Replay, Does::Slow, Does::Tag] {
-            let ended = Misdeed { does, share: 1.0, seconds: 2.0 }.instead(arrived(Next::Queue));
+        for does in [Does::Replay, Does::Slow, Does::Tag, Does::Flood] {
+            let ended = Misdeed { does, share: 1.0, seconds: 2.0, times: 3 }.instead(arrived(Next::Queue), &mut *rng);
             assert_eq!((ended.len(), ended[0].1.next), (1, Next::Queue));
             assert!(ended[0].2 == Packet::zeroed(Geometry::DEFAULT));
         }

@@ -34,9 +34,10 @@
 //!
 //! [[rogue]]             # a relay or authority that misbehaves from its start
 //! who = "mix-1"
-//! does = "drop"         # drop, replay, tag, slow, watch, clock; authorities: equivocate, nonsense
+//! does = "drop"         # drop, replay, tag, slow, flood, watch, clock; authorities: equivocate, nonsense
 //! share = 0.5           # of its packets
 //! seconds = 0.0         # how late replayed and slow packets are, or how far ahead the clock is
+//! times = 0             # packets of noise behind each, for "flood"
 //!
 //! [[tap]]               # who watches which lines: NAME.jsonl and NAME.pcap in the folder of the run
 //! name = "global"
@@ -69,9 +70,10 @@ use crate::network::{Makings, Times};
 use crate::report::Report;
 
 mod parts;
+mod simulated;
 
 /// The scenarios that come with the program, by name.
-pub const LIBRARY: [(&str, &str); 26] = [
+pub const LIBRARY: [(&str, &str); 27] = [
     ("authorities-gone", include_str!("../scenarios/authorities-gone.toml")),
     ("authority-down", include_str!("../scenarios/authority-down.toml")),
     ("clients-on-disk", include_str!("../scenarios/clients-on-disk.toml")),
@@ -80,6 +82,7 @@ pub const LIBRARY: [(&str, &str); 26] = [
     ("epoch-change", include_str!("../scenarios/epoch-change.toml")),
     ("epoch-change-under-load", include_str!("../scenarios/epoch-change-under-load.toml")),
     ("flash-crowd", include_str!("../scenarios/flash-crowd.toml")),
+    ("flooding-relay", include_str!("../scenarios/flooding-relay.toml")),
     ("killed-at-start", include_str!("../scenarios/killed-at-start.toml")),
     ("lossy-lines", include_str!("../scenarios/lossy-lines.toml")),
     ("lying-authority", include_str!("../scenarios/lying-authority.toml")),
@@ -374,6 +377,7 @@ mod tests {
             noticed: vec![],
             crowd: None,
             tapped: vec![],
+            trace: None,
         };
         let strict = Scenario::parse("about = \"x.\"\n[expect]\np50_ms = 20.0").unwrap();
         assert!(strict.judge(&report(0, 20.0)).is_empty());

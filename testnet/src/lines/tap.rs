@@ -169,7 +169,18 @@ impl Files {
 
     fn write_all(mut self, mut records: mpsc::Receiver<Record>) -> io::Result<Tapped> {
         let mut tapped = Tapped { name: self.name, datagrams: 0, bytes: 0, left_out: 0 };
-        while let Some(record) = records.blocking_recv() {
+        loop {
+            let record = match records.try_recv() {
+                Ok(record) => record,
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+                // Whoever looks into the files of a network that stays sees all until now.
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    self.lines.flush()?;
+                    self.packets.flush()?;
+                    let Some(record) = records.blocking_recv() else { break };
+                    record
+                }
+            };
             let Record { at, from, to, bytes, .. } = &record;
             let unix_us = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
             writeln!(self.lines, "{}", json!({ "unix_us": unix_us, "from": from, "to": to, "bytes": bytes }))?;

@@ -179,6 +179,8 @@ pub(super) struct RoguePart {
     share: f64,
     #[serde(default)]
     seconds: f64,
+    #[serde(default)]
+    times: u16,
 }
 
 const fn all() -> f64 {
@@ -187,8 +189,8 @@ const fn all() -> f64 {
 
 impl RoguePart {
     pub(super) fn rogues(&self, names: &Names) -> Result<BTreeMap<String, Misdeed>> {
-        let Self { does, share, seconds, .. } = *self;
-        let misdeed = Misdeed { does, share, seconds };
+        let Self { does, share, seconds, times, .. } = *self;
+        let misdeed = Misdeed { does, share, seconds, times };
         misdeed.check()?;
         let who = names.all(&self.who)?;
         let able =
