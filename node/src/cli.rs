@@ -258,7 +258,7 @@ fn run(args: Run) -> Result<(), Failure> {
     let config = Config::load(&args.common.config)?;
     refuse_root(args.allow_root || config.allow_root)?;
     logs::init(config.log_level, "posta-node");
-    driver::run(config, Options { path: args.common.config, ready_json: args.ready_json })
+    driver::run(config, Options { path: args.common.config, ready_json: args.ready_json, ..Options::default() })
 }
 
 fn backup(args: &Backup) -> Result<(), Failure> {

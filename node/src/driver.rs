@@ -39,6 +39,7 @@ mod attend;
 pub(crate) mod board;
 mod clients;
 mod clock;
+mod conduct;
 pub(crate) mod control;
 mod directory;
 mod exporter;
@@ -61,7 +62,9 @@ use self::board::{Board, Makings, Settings as Configs};
 use self::cache::Cache;
 use self::clients::ClientEvent;
 use self::clock::Clock;
+pub use self::clock::skew;
 pub(crate) use self::clock::{Utc, wall};
+pub use self::conduct::{Arrived, Conduct};
 use self::control::Control;
 use self::directory::{Directory, Parts, PublicKeys, Signer, first_of, posts};
 use self::filter::Filter;
@@ -96,6 +99,8 @@ pub struct Options {
     pub path: PathBuf,
     /// Whether to say `ready`, and counters, as JSON on standard output.
     pub ready_json: bool,
+    /// What is done with packets.
+    pub conduct: Conduct,
 }
 
 /// Runs a relay until it is told to stop.
@@ -249,6 +254,7 @@ struct Running {
     peeled: vec::IntoIter<(Source, Peeled, Packet)>,
     /// Whether there was none the last time that the owner looked.
     held: bool,
+    conduct: Conduct,
     status: Option<Status>,
     next_tick: Mono,
     next_sweep: Mono,
@@ -373,6 +379,7 @@ impl Running {
             intake,
             peeled: Vec::new().into_iter(),
             held: false,
+            conduct: options.conduct,
             status: options.ready_json.then(|| Status::new(relay)),
             next_tick: Mono(0),
             next_sweep: Mono(0),
@@ -441,7 +448,7 @@ impl Running {
         counters.replay_unwritten += batch.unwritten;
         self.received += batch.peeled.len() as u64 + batch.refused + batch.unwritten;
         self.filter.report(batch.worker, batch.fill);
-        self.peeled = batch.peeled.into_iter();
+        self.peeled = self.conduct.judge(batch.peeled).into_iter();
     }
 
     /// Whether peeled packets wait for room in front of the neighbours; then no more batches are taken.

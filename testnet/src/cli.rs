@@ -12,10 +12,13 @@ use posta_link::exit;
 use crate::demo::{self, Plan};
 use crate::fault::{Deed, Fault, Moment, Target};
 use crate::layout::Size;
-use crate::network::Times;
-use crate::scenario::{LIBRARY, Outcome, Scenario};
+use crate::network::{Makings, Times};
+use crate::scenario::{self, LIBRARY, Outcome, Scenario};
 use crate::up::{self, Wanted};
-use crate::{process, running};
+use crate::{process, rogue, running};
+
+/// The shortest time between two messages of a client.
+const LEAST_PACE: Duration = Duration::from_millis(10);
 
 /// A whole Posta network on this machine: authorities, relays and clients as separate processes on loopback.
 #[derive(Debug, Parser)]
@@ -74,9 +77,19 @@ enum Command {
         /// One JSON object for each run.
         #[arg(long)]
         json: bool,
-        /// Keep keys, stores and logs of the runs in this folder, one below it for each seed.
+        /// Keep keys, stores and logs of the runs in this folder, one below it for each seed; and what was tapped.
         #[arg(long, value_name = "FOLDER")]
         keep: Option<PathBuf>,
+        /// As processes, which is the default.
+        #[arg(long, conflicts_with = "sim")]
+        real: bool,
+        /// In this process, under virtual time: kills and restarts only; the same trace for a seed.
+        #[arg(long, conflicts_with = "keep")]
+        sim: bool,
+        /// The same network and traffic, but nothing goes wrong and nobody misbehaves. A scenario that expects something to
+        /// be noticed must fail then.
+        #[arg(long)]
+        control: bool,
     },
     /// The scenarios that come with the program.
     Scenarios,
@@ -94,6 +107,16 @@ enum Command {
         /// Seconds of a key epoch, a multiple of the epoch: how often relays change keys and layers.
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(20..=86_400))]
         key_epoch: u32,
+        /// Clients that stay connected, in pairs, and talk now and then.
+        #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=400))]
+        clients: u16,
+        /// Seconds between two messages of one client.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+        every: f64,
+        /// Write down what somebody sees who watches the lines of these: everyone, each relay, edge-1, client-2; once for
+        /// each. Times and sizes go to `taps` in the testnet's folder, until it is stopped: copy them before.
+        #[arg(long, value_name = "WHO")]
+        tap: Vec<String>,
         /// Return when the network is ready, and leave it running.
         #[arg(long, short)]
         detach: bool,
@@ -170,6 +193,8 @@ pub enum Role {
     Directory,
     /// A client.
     Posta,
+    /// A relay or authority that misbehaves.
+    Rogue,
 }
 
 impl Role {
@@ -180,6 +205,7 @@ impl Role {
             Self::Node => "node",
             Self::Directory => "directory",
             Self::Posta => "posta",
+            Self::Rogue => "rogue",
         }
     }
 
@@ -189,6 +215,7 @@ impl Role {
             Self::Node => "posta-node",
             Self::Directory => "posta-directory",
             Self::Posta => "posta",
+            Self::Rogue => "rogue",
         }
         .into();
         let args = std::iter::once(program).chain(args);
@@ -196,6 +223,7 @@ impl Role {
             Self::Node => posta_node::cli::main(args),
             Self::Directory => posta_directory::cli::main(args),
             Self::Posta => posta_client::cli::main(args),
+            Self::Rogue => rogue::main(args),
         }
     }
 }
@@ -230,9 +258,9 @@ fn run(command: Command) -> Result<ExitCode> {
                 }
                 demo_command(json, &plan, keep).await
             }
-            Command::Run { scenario, seed, repeat, json, keep } => {
+            Command::Run { scenario, seed, repeat, json, keep, real: _, sim, control } => {
                 let first = seed.unwrap_or_else(rand::random);
-                run_scenario(&scenario, first, repeat, json, keep).await
+                run_scenario(Chosen { name: scenario, sim, control }, first, repeat, json, keep).await
             }
             Command::Scenarios => {
                 for (name, _) in LIBRARY {
@@ -240,13 +268,22 @@ fn run(command: Command) -> Result<ExitCode> {
                 }
                 Ok(ExitCode::from(exit::OK))
             }
-            Command::Up { relays, authorities, epoch, key_epoch, detach, cleared, place } => {
+            Command::Up { relays, authorities, epoch, key_epoch, clients, every, tap, detach, cleared, place } => {
                 if key_epoch % u32::from(epoch) != 0 {
                     anyhow::bail!("a key epoch of {key_epoch} s is no multiple of an epoch of {epoch} s");
                 }
                 let seconds = |s: u32| Duration::from_secs(s.into());
+                if clients % 2 != 0 {
+                    anyhow::bail!("{clients} clients: they come in pairs");
+                }
+                let pace = Duration::try_from_secs_f64(every).ok().filter(|pace| *pace >= LEAST_PACE);
+                let pace = pace.with_context(|| format!("{every} seconds between messages: 0.01 at least"))?;
+                let size = Size { clients: clients.into(), ..Size::of(authorities.into(), relays.into()) };
+                let taps = scenario::taps(size, &tap)?;
                 let wanted = Wanted {
-                    size: Size::of(authorities.into(), relays.into()),
+                    size,
+                    every: pace,
+                    taps: &taps,
                     times: Times { epoch: seconds(epoch.into()), key_epoch: seconds(key_epoch) },
                     dir: &place.dir,
                 };
@@ -258,8 +295,12 @@ fn run(command: Command) -> Result<ExitCode> {
                     ("--authorities", authorities.into()),
                     ("--epoch", epoch.into()),
                     ("--key-epoch", key_epoch),
+                    ("--clients", clients.into()),
                 ];
-                up::detach(wanted, &same.map(|(option, value)| format!("{option}={value}"))).await
+                let mut same = same.map(|(option, value)| format!("{option}={value}")).to_vec();
+                same.push(format!("--every={every}"));
+                same.extend(tap.iter().map(|who| format!("--tap={who}")));
+                up::detach(wanted, &same).await
             }
             Command::Status { place, json } => running::status(&place.dir, json),
             Command::Exec { place, node, arguments } => running::exec(&place.dir, &node, &arguments),
@@ -303,17 +344,43 @@ async fn unless_interrupted<T>(run: impl Future<Output = Result<T>>) -> Result<T
     }
 }
 
-async fn run_scenario(name: &str, first: u64, repeat: u16, json: bool, keep: Option<PathBuf>) -> Result<ExitCode> {
-    let scenario = Scenario::load(name)?;
+/// A scenario, and how it is run.
+struct Chosen {
+    name: String,
+    sim: bool,
+    control: bool,
+}
+
+impl Chosen {
+    /// What stands on the command line for that.
+    const fn options(&self) -> &'static str {
+        match (self.sim, self.control) {
+            (false, false) => "",
+            (true, false) => " --sim",
+            (false, true) => " --control",
+            (true, true) => " --sim --control",
+        }
+    }
+}
+
+async fn run_scenario(chosen: Chosen, first: u64, repeat: u16, json: bool, keep: Option<PathBuf>) -> Result<ExitCode> {
+    let option = chosen.options();
+    let Chosen { name, sim, control } = chosen;
+    let scenario = Scenario::load(&name)?;
+    let scenario = if control { scenario.without_faults() } else { scenario };
     let mut passed = true;
     for n in 0..u64::from(repeat) {
         let seed = first.wrapping_add(n);
-        let folder = Folder::new(keep.as_ref().map(|k| k.join(seed.to_string())), "posta-run")?;
-        let plan = scenario.plan(seed)?;
-        let run = demo::run(scenario.size(), scenario.times(), &folder.path, &plan, json);
-        let report = unless_interrupted(run).await;
-        let report = report.with_context(|| format!("the run failed: posta-testnet run {name} --seed {seed}"))?;
-        let outcome = Outcome { scenario: name.to_owned(), seed, failed: scenario.judge(&report), report };
+        let report = if sim {
+            scenario.simulate(seed)
+        } else {
+            let folder = Folder::new(keep.as_ref().map(|k| k.join(seed.to_string())), "posta-run")?;
+            let (makings, plan) = (scenario.makings(seed)?, scenario.plan(seed)?);
+            unless_interrupted(demo::run(makings, &folder.path, &plan, json)).await
+        };
+        let report =
+            report.with_context(|| format!("the run failed: posta-testnet run {name} --seed {seed}{option}"))?;
+        let outcome = Outcome { scenario: name.clone(), seed, failed: scenario.judge(&report), report };
         if json {
             println!("{}", serde_json::to_string(&outcome)?);
         } else {
@@ -321,7 +388,8 @@ async fn run_scenario(name: &str, first: u64, repeat: u16, json: bool, keep: Opt
         }
         if !outcome.failed.is_empty() {
             passed = false;
-            eprintln!("again: posta-testnet run {name} --seed {seed} --keep FOLDER");
+            let keep = if sim { "" } else { " --keep FOLDER" };
+            eprintln!("again: posta-testnet run {name} --seed {seed}{option}{keep}");
         }
     }
     Ok(ExitCode::from(if passed { exit::OK } else { exit::FAILURE }))
@@ -329,7 +397,8 @@ async fn run_scenario(name: &str, first: u64, repeat: u16, json: bool, keep: Opt
 
 async fn demo_command(json: bool, plan: &Plan, keep: Option<PathBuf>) -> Result<ExitCode> {
     let folder = Folder::new(keep, "posta-demo")?;
-    let run = demo::run(Size::DEMO, Times::DEMO, &folder.path, plan, json);
+    let run =
+        demo::run(Makings { seed: plan.seed, ..Makings::plain(Size::DEMO, Times::DEMO) }, &folder.path, plan, json);
     let report = unless_interrupted(run).await.with_context(|| format!("the demo failed (seed {})", plan.seed))?;
     if json {
         println!("{}", serde_json::to_string(&report)?);

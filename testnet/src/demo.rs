@@ -1,5 +1,6 @@
 //! The main job: a whole network, real messages through it, two processes killed on the way, and a report.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -11,16 +12,17 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::fault::{Deed, Fault, Later, Moment, Target};
-use crate::layout::Size;
 use crate::ledger::{Ledger, Side, body};
-use crate::network::{Network, Times};
+use crate::network::{Makings, Network, unix_time};
+use crate::notice::{Notice, Watch};
 use crate::process::Said;
-use crate::report::{Percentiles, Report, Victim};
+use crate::report::{Crowd, Report, Victim};
+use crate::rogue::Does;
 
 mod strike;
 
-/// How long after the last send a message may still arrive.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long after the last send a message may still arrive, if nothing else is said.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the network may take until two clients are connected.
 const CONNECT: Duration = Duration::from_secs(60);
 
@@ -33,6 +35,10 @@ pub struct Plan {
     pub over: Duration,
     /// Who is killed or held up, and when.
     pub faults: Vec<Fault>,
+    /// What is to be noticed.
+    pub notices: Vec<Notice>,
+    /// How long after the last send a message may still arrive, or something be noticed.
+    pub patience: Duration,
     /// Seed of bodies and choices.
     pub seed: u64,
     /// Whether the clients keep their state on disk.
@@ -47,7 +53,15 @@ impl Plan {
             Fault { at: Moment::Share(1.0 / 3.0), who: Target::Mix, what: Deed::Kill },
             Fault { at: Moment::Share(2.0 / 3.0), who: Target::QueueEdge, what: Deed::Restart(Duration::ZERO) },
         ];
-        Self { messages: 200, over: Duration::from_secs(10), faults, seed, durable: false }
+        Self {
+            messages: 200,
+            over: Duration::from_secs(10),
+            faults,
+            notices: Vec::new(),
+            patience: PATIENCE,
+            seed,
+            durable: false,
+        }
     }
 }
 
@@ -55,71 +69,74 @@ impl Plan {
 ///
 /// # Errors
 /// If the network can't be started or the clients don't connect; lost messages are no error but in the report.
-pub async fn run(size: Size, times: Times, dir: &Path, plan: &Plan, quiet: bool) -> Result<Report> {
-    let started = Instant::now();
+pub async fn run(makings: Makings, dir: &Path, plan: &Plan, quiet: bool) -> Result<Report> {
+    let (started, began_unix) = (Instant::now(), unix_time());
     let mut progress = Progress::new(quiet);
     progress.say("starting the network");
-    let mut network = Network::start(size, times, dir)?;
-    let result = Demo {
+    let truth = !makings.taps.is_empty() || makings.rogues.values().any(|misdeed| misdeed.does == Does::Watch);
+    let mut network = Network::start(makings, dir)?;
+    let demo = Demo {
         network: &mut network,
         plan,
         started,
+        begun: None,
         ledger: Ledger::default(),
         rng: ChaCha20Rng::seed_from_u64(plan.seed),
         faults: plan.faults.clone(),
         later: Vec::new(),
         victims: Vec::new(),
+        crowd: None,
+        coming: BTreeSet::new(),
+        watch: Watch::new(&plan.notices, started),
         progress,
-    }
-    .run()
-    .await;
-    network.stop().await;
-    result
+    };
+    let result = demo.run(truth.then_some(began_unix)).await;
+    let tapped = network.stop().await?;
+    result.map(|report| Report { tapped, ..report })
 }
 
 struct Demo<'a> {
     network: &'a mut Network,
     plan: &'a Plan,
     started: Instant,
+    /// When the first message was sent.
+    begun: Option<Instant>,
     ledger: Ledger,
     rng: ChaCha20Rng,
     faults: Vec<Fault>,
     /// What follows from a fault, and when.
     later: Vec<(Instant, Later)>,
     victims: Vec<Victim>,
+    crowd: Option<Crowd>,
+    /// Clients of a crowd that have no echo yet.
+    coming: BTreeSet<String>,
+    watch: Watch,
     progress: Progress,
 }
 
-const fn client_name(side: Side) -> &'static str {
-    match side {
-        Side::Inviter => "client-1",
-        Side::Joiner => "client-2",
-    }
-}
-
 fn side_of(name: &str) -> Option<Side> {
-    Side::BOTH.into_iter().find(|s| client_name(*s) == name)
+    Side::BOTH.into_iter().find(|s| s.client() == name)
 }
 
 impl Demo<'_> {
-    async fn run(mut self) -> Result<Report> {
+    /// The truth is written down if the run's beginning is given, since 1970.
+    async fn run(mut self, truth: Option<Duration>) -> Result<Report> {
         self.connect().await?;
         self.exchange().await?;
         self.wait_for_the_rest().await?;
         self.progress.end();
-        let ledger = &self.ledger;
+        self.look().await;
+        if let Some(began) = truth {
+            let dir = &self.network.layout().dir;
+            self.ledger.write(&dir.join("truth.jsonl"), began).context("the truth can't be written")?;
+            let relays = serde_json::to_vec_pretty(self.network.relays()).context("who is who")?;
+            std::fs::write(dir.join("relays.json"), relays).context("who is who can't be written")?;
+        }
         Ok(Report {
-            sent: ledger.total(),
-            stored: ledger.stored_count(),
-            delivered: ledger.delivered(),
-            lost: ledger.total() - ledger.delivered(),
-            duplicates: ledger.duplicates,
-            out_of_order: ledger.out_of_order,
-            latency_ms: Percentiles::of(ledger.latencies()),
-            start_to_first_delivery_s: ledger
-                .first_delivery
-                .map_or(0.0, |d| (d.as_secs_f64() * 1000.0).round() / 1000.0),
             victims: self.victims,
+            noticed: self.watch.noticed(self.begun.unwrap_or(self.started)),
+            crowd: self.crowd,
+            ..Report::of(&self.ledger)
         })
     }
 
@@ -141,7 +158,7 @@ impl Demo<'_> {
                 "invitation" => {
                     self.progress.say("connecting two clients by an invitation");
                     let link = line.get("link").and_then(Value::as_str).context("an invitation without a link")?;
-                    let joiner = client_name(Side::Joiner);
+                    let joiner = Side::Joiner.client();
                     self.start_client(Side::Joiner, 1, &["--join"])?;
                     self.network.say(joiner, &json!({ "join": link })).await?;
                 }
@@ -153,7 +170,7 @@ impl Demo<'_> {
     }
 
     fn start_client(&mut self, side: Side, k: usize, more: &[&str]) -> Result<()> {
-        let name = client_name(side);
+        let name = side.client();
         if !self.plan.durable {
             return self.network.start_client(name, k, more);
         }
@@ -168,6 +185,7 @@ impl Demo<'_> {
     /// Sends both ways at an even pace, and kills when it is time.
     async fn exchange(&mut self) -> Result<()> {
         let begin = Instant::now();
+        self.begun = Some(begin);
         let total = self.plan.messages;
         self.plan_ahead(begin, |at| match at {
             Moment::After(after) => Some(after),
@@ -186,7 +204,7 @@ impl Demo<'_> {
             for side in Side::BOTH {
                 let text = body(side, number, &mut self.rng);
                 self.ledger.sent(side, number, self.started.elapsed());
-                self.network.say(client_name(side), &json!({ "send": text })).await?;
+                self.network.say(side.client(), &json!({ "send": text })).await?;
             }
             self.show();
         }
@@ -197,8 +215,9 @@ impl Demo<'_> {
     }
 
     async fn wait_for_the_rest(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while self.ledger.delivered() < self.ledger.total() || !self.later.is_empty() {
+        let open = |demo: &Self| !demo.later.is_empty() || !demo.coming.is_empty() || demo.watch.open();
+        let deadline = Instant::now() + self.plan.patience;
+        while self.ledger.delivered() < self.ledger.total() || open(self) {
             let Some((name, line)) = self.next(deadline).await? else { break };
             self.note(&name, &line);
             self.show();
@@ -214,22 +233,51 @@ impl Demo<'_> {
     /// The next line that a client printed, or none until the deadline.
     async fn next(&mut self, deadline: Instant) -> Result<Option<(String, Value)>> {
         loop {
-            let due = self.later.iter().map(|(at, _)| *at).min().filter(|at| *at <= deadline);
-            let Ok(said) = timeout_at(due.unwrap_or(deadline), self.network.next()).await else {
+            let due = self.later.iter().map(|(at, _)| *at).min();
+            let look = self.watch.next_look();
+            let wake = [due, look].into_iter().flatten().fold(deadline, Instant::min);
+            let Ok(said) = timeout_at(wake, self.network.next()).await else {
                 match due {
-                    Some(due) => self.follow(due).await?,
-                    None => return Ok(None),
+                    Some(due) if due <= wake => self.follow(due).await?,
+                    _ if look.is_some_and(|look| look <= wake) => self.look().await,
+                    _ => return Ok(None),
                 }
                 continue;
             };
             match said {
                 (name, Said::Line(line)) if side_of(&name).is_some() => return Ok(Some((name, line))),
-                (name, Said::Ended(pid)) if self.network.should_run(&name, pid) => {
+                (name, said) if self.coming.contains(&name) => self.one_of_a_crowd(&name, &said),
+                // Those of a crowd end when they have their echo.
+                (name, Said::Ended(pid))
+                    if self.network.should_run(&name, pid)
+                        && (side_of(&name).is_some() || !name.starts_with("client")) =>
+                {
                     bail!("{name} ended by itself: {}", self.network.last_words(&name))
                 }
                 _ => {}
             }
         }
+    }
+
+    fn one_of_a_crowd(&mut self, name: &str, said: &Said) {
+        match said {
+            Said::Line(line) if event(line) == "pong" => {
+                self.coming.remove(name);
+                if let Some(crowd) = &mut self.crowd {
+                    crowd.answered += 1;
+                }
+            }
+            Said::Line(_) => {}
+            Said::Ended(_) => {
+                self.progress.say(&format!("{name} had no echo: {}", self.network.last_words(name)));
+                self.coming.remove(name);
+            }
+        }
+    }
+
+    /// Looks what was noticed.
+    async fn look(&mut self) {
+        self.watch.look(self.network).await;
     }
 
     fn note(&mut self, name: &str, line: &Value) {

@@ -1,6 +1,9 @@
 //! What can go wrong in a network of processes: who, when, and what.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use crate::lines::{Change, Line};
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,12 +38,14 @@ pub enum Target {
     Role(&'static str),
     /// This one.
     Named(String),
+    /// All of these at once; for lines only.
+    Group(BTreeSet<String>),
     /// The n-th process of the network that isn't a client, authorities first.
     Any(usize),
 }
 
 /// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Deed {
     /// SIGKILL, for good.
     Kill,
@@ -52,16 +57,30 @@ pub enum Deed {
     Pause(Duration),
     /// SIGKILL; an edge is started again at once, others are gone.
     KillButRestartEdges,
+    /// Its lines to some, or to everybody, are as bad as this for so long, or until the end.
+    Lines {
+        /// To whom; `None` for everybody.
+        those: Option<BTreeSet<String>>,
+        /// How they are.
+        line: Line,
+        /// For how long; `None` until the end.
+        time: Option<Duration>,
+    },
+    /// So many clients come at once, and each sends an echo through the network.
+    Crowd(usize),
 }
 
 impl Deed {
     /// As it stands in reports.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub fn word(&self) -> &'static str {
         match self {
             Self::Kill | Self::Restart(_) | Self::KillButRestartEdges => "kill",
             Self::Stop(_) => "stop",
             Self::Pause(_) => "pause",
+            Self::Lines { line, .. } if *line == Line::CUT => "cut off",
+            Self::Lines { .. } => "bad lines",
+            Self::Crowd(_) => "crowd",
         }
     }
 }
@@ -75,4 +94,6 @@ pub enum Later {
     Start(String),
     /// A process that was held up goes on.
     Resume(String),
+    /// The lines of these are as they were.
+    Lift(Change, String),
 }

@@ -1,7 +1,8 @@
 //! Who is where: addresses, ports, folders and names of one testnet.
 //!
-//! Relay *i* binds 127.(i+1).0.1 and client *k* 127.250.k.1, so that networks differ and logs can be searched for
-//! addresses. Ports are the same for all nodes of a testnet and free at its start, so that several run side by side.
+//! Relay *i* binds 127.(i+1).0.1 and client *k* 127.250.k.1 (from the 257th on 127.251), so that networks differ and logs can be searched for
+//! addresses. Where lines can be changed or tapped, others reach a node at a door: the same address with a 2 at its end.
+//! Ports are the same for all nodes of a testnet and free at its start, so that several run side by side.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -11,6 +12,8 @@ use rand::RngExt;
 
 /// Ports to try from and to; below the range that the kernel gives out by itself.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// The last byte of a door's address.
+const DOOR: u8 = 2;
 /// Tries to find two ports that are free on every address.
 const TRIES: usize = 50;
 
@@ -53,6 +56,8 @@ pub struct Layout {
     pub dir: PathBuf,
     /// The first of two ports: relays' links and authorities; the next one is for clients.
     pub port: u16,
+    /// Whether there are doors (`lines`) in front of the nodes.
+    pub doors: bool,
 }
 
 impl Layout {
@@ -86,11 +91,11 @@ impl Layout {
     ///
     /// # Errors
     /// If there are none, or the loopback addresses can't be bound.
-    pub fn find(size: Size, dir: &Path) -> io::Result<Self> {
+    pub fn find(size: Size, doors: bool, dir: &Path) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..TRIES {
             let port = rand::rng().random_range(PORTS) & !1;
-            let layout = Self { size, dir: dir.to_path_buf(), port };
+            let layout = Self { size, dir: dir.to_path_buf(), port, doors };
             match layout.bindable() {
                 Ok(()) => return Ok(layout),
                 Err(e) => last = e,
@@ -103,7 +108,29 @@ impl Layout {
         let authorities = (0..self.size.authorities).map(|a| self.authority_address(a));
         let links = (0..self.size.relays()).map(|r| self.link_address(r));
         let clients = (0..self.size.relays()).map(|r| self.client_address(r));
-        authorities.chain(links).chain(clients).try_for_each(|a| UdpSocket::bind(a).map(drop))
+        let mut all = authorities.chain(links).chain(clients);
+        all.try_for_each(|a| {
+            UdpSocket::bind(a)?;
+            if self.doors { UdpSocket::bind(self.door(a)).map(drop) } else { Ok(()) }
+        })
+    }
+
+    /// The door in front of an address.
+    #[must_use]
+    pub fn door(&self, at: SocketAddr) -> SocketAddr {
+        match at {
+            SocketAddr::V4(v4) => {
+                let [a, b, c, _] = v4.ip().octets();
+                (Ipv4Addr::new(a, b, c, DOOR), v4.port()).into()
+            }
+            SocketAddr::V6(_) => at,
+        }
+    }
+
+    /// Where others reach a node that listens there.
+    #[must_use]
+    pub fn public(&self, at: SocketAddr) -> SocketAddr {
+        if self.doors { self.door(at) } else { at }
     }
 
     /// Where authority `a` listens.
@@ -127,7 +154,13 @@ impl Layout {
     /// The address that client `k` sends from.
     #[must_use]
     pub fn client_ip(&self, k: usize) -> IpAddr {
-        Ipv4Addr::new(127, 250, low_byte(k), 1).into()
+        Ipv4Addr::new(127, 250 + low_byte(k / 256) % 5, low_byte(k), 1).into()
+    }
+
+    /// A client's name.
+    #[must_use]
+    pub fn client_name(&self, k: usize) -> String {
+        format!("client-{}", k + 1)
     }
 
     /// Whether relay `r` is an edge; the others are mixes.
@@ -184,21 +217,27 @@ mod tests {
 
     #[test]
     fn every_node_has_an_address_of_its_own() {
-        let size = Size { authorities: 4, edges: 150, mixes: 150, clients: 20 };
-        let l = Layout { size, dir: PathBuf::new(), port: 20_000 };
+        let size = Size { authorities: 4, edges: 150, mixes: 150, clients: 300 };
+        let l = Layout { size, dir: PathBuf::new(), port: 20_000, doors: true };
         let mut all: BTreeSet<IpAddr> = (0..300).map(|r| l.link_address(r).ip()).collect();
         all.extend((0..4).map(|a| l.authority_address(a).ip()));
-        all.extend((0..20).map(|k| l.client_ip(k)));
-        assert_eq!(all.len(), 324);
+        all.extend((0..300).map(|k| l.client_ip(k)));
+        assert_eq!(all.len(), 604);
+        all.extend((0..300).map(|r| l.public(l.link_address(r)).ip()));
+        all.extend((0..4).map(|a| l.public(l.authority_address(a)).ip()));
+        assert_eq!(all.len(), 908);
     }
 
     #[test]
     fn the_ports_found_are_free() {
         let dir = tempfile::tempdir().unwrap();
-        let l = Layout::find(Size::DEMO, dir.path()).unwrap();
+        let l = Layout::find(Size::DEMO, true, dir.path()).unwrap();
         let held = UdpSocket::bind(l.client_address(3)).unwrap();
         assert!(l.bindable().is_err());
         drop(held);
         l.bindable().unwrap();
+        let held = UdpSocket::bind(l.door(l.authority_address(0))).unwrap();
+        assert!(l.bindable().is_err());
+        drop(held);
     }
 }

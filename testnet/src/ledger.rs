@@ -1,10 +1,14 @@
 //! The ground truth of a run: every message that an application sent, and what the other one got.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
+use serde_json::json;
 
 /// Which of the two applications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +29,15 @@ impl Side {
         match self {
             Self::Inviter => Self::Joiner,
             Self::Joiner => Self::Inviter,
+        }
+    }
+
+    /// The name of its process in a network of processes.
+    #[must_use]
+    pub const fn client(self) -> &'static str {
+        match self {
+            Self::Inviter => "client-1",
+            Self::Joiner => "client-2",
         }
     }
 }
@@ -104,6 +117,26 @@ impl Ledger {
             self.out_of_order += 1;
         }
         *last = (*last).max(number);
+    }
+
+    /// Writes one line a message, in the order of sending: who sent it, when, and when it was received, in microseconds
+    /// since 1970, if the run began at `began`.
+    ///
+    /// # Errors
+    /// If the file can't be written.
+    pub fn write(&self, file: &Path, began: Duration) -> io::Result<()> {
+        let mut all: Vec<_> = self.sent.iter().collect();
+        all.sort_by_key(|(_, entry)| entry.sent_at);
+        let us = |at: Duration| u64::try_from((began + at).as_micros()).unwrap_or(u64::MAX);
+        let mut out = BufWriter::new(File::create(file)?);
+        for ((from, number), entry) in all {
+            let line = json!({
+                "from": from.client(), "to": from.other().client(), "message": number,
+                "sent_unix_us": us(entry.sent_at), "received_unix_us": entry.received_at.map(us),
+            });
+            writeln!(out, "{line}")?;
+        }
+        out.flush()
     }
 
     /// Messages sent, both ways.

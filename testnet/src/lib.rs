@@ -3,14 +3,16 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`demo`] | the main job: messages, two kills, a report |
-//! | [`scenario`], [`fault`] | a network, traffic, what goes wrong and what is expected, from a file |
+//! | [`scenario`], [`fault`], [`notice`] | a network, traffic, what goes wrong and what is expected, from a file |
 //! | [`up`] | a network that stays |
 //! | [`running`] | that network from outside: `status`, `exec`, `logs`, `down` |
 //! | [`network`], [`process`] | authorities, relays and clients as processes of this same program |
 //! | [`layout`] | who is where |
 //! | [`ledger`], [`report`] | the ground truth, and what is said of it |
 //! | [`sim`] | the same cores in one process, under virtual time, from a seed |
-//! | [`impair`] | a UDP proxy that makes a line worse |
+//! | [`lines`] | all lines of a network through one place: made worse, mended, tapped |
+//! | [`rogue`] | relays and authorities that misbehave |
+//! | [`impair`] | one UDP proxy that makes one line worse, for tests of links |
 
 pub mod cli;
 pub mod demo;
@@ -18,9 +20,12 @@ pub mod fault;
 pub mod impair;
 pub mod layout;
 pub mod ledger;
+pub mod lines;
 pub mod network;
+pub mod notice;
 pub mod process;
 pub mod report;
+pub mod rogue;
 pub mod running;
 pub mod scenario;
 pub mod sim;

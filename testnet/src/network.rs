@@ -19,7 +19,10 @@ use tokio::sync::mpsc;
 
 use crate::cli::Role;
 use crate::layout::{Layout, Size};
+use crate::lines::Lines;
+use crate::lines::tap::{Tap, Tapped, Taps};
 use crate::process::{LINES, Process, Said};
+use crate::rogue::Misdeed;
 use crate::running::last_words;
 
 /// Days for which the authorities' certificates are valid.
@@ -46,15 +49,44 @@ impl Times {
     pub const DEMO: Self = Self { epoch: Duration::from_secs(10), key_epoch: Duration::from_secs(60) };
 }
 
+/// What a network is made as.
+#[derive(Clone, Debug)]
+pub struct Makings {
+    /// How many of each.
+    pub size: Size,
+    /// Lengths of its epochs.
+    pub times: Times,
+    /// Whether its lines can be changed: all datagrams then take the way through this process.
+    pub lines: bool,
+    /// Who watches which lines.
+    pub taps: Vec<Tap>,
+    /// Who misbehaves, by name.
+    pub rogues: BTreeMap<String, Misdeed>,
+    /// Of what lines lose, and of whom misbehaviour hits.
+    pub seed: u64,
+}
+
+impl Makings {
+    /// A network without anything special.
+    #[must_use]
+    pub const fn plain(size: Size, times: Times) -> Self {
+        Self { size, times, lines: false, taps: Vec::new(), rogues: BTreeMap::new(), seed: 0 }
+    }
+}
+
 /// A running network.
 #[derive(Debug)]
 pub struct Network {
     layout: Layout,
+    lines: Option<Lines>,
+    rogues: BTreeMap<String, Misdeed>,
+    seed: u64,
     running: BTreeMap<String, Process>,
-    lines: mpsc::Receiver<(String, Said)>,
+    heard: mpsc::Receiver<(String, Said)>,
     said: mpsc::Sender<(String, Said)>,
     /// What relays said of themselves last.
     counters: BTreeMap<String, Value>,
+    relays: BTreeMap<String, String>,
 }
 
 impl Network {
@@ -62,13 +94,23 @@ impl Network {
     ///
     /// # Errors
     /// If the folder can't be written, no ports are free, or a process doesn't start.
-    pub fn start(size: Size, times: Times, dir: &Path) -> Result<Self> {
+    pub fn start(makings: Makings, dir: &Path) -> Result<Self> {
+        let Makings { size, times, lines, taps, rogues, seed } = makings;
         fs::create_dir_all(dir).with_context(|| format!("can't make the folder {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("can't find {}", dir.display()))?;
-        let layout = Layout::find(size, &dir).context("no two ports are free on all of the testnet's addresses")?;
+        let doors = lines || !taps.is_empty();
+        let layout =
+            Layout::find(size, doors, &dir).context("no two ports are free on all of the testnet's addresses")?;
         prepare(&layout, times)?;
-        let (said, lines) = mpsc::channel(LINES);
-        let mut network = Self { layout, running: BTreeMap::new(), lines, said, counters: BTreeMap::new() };
+        let lines = if doors {
+            let taps = Taps::open(&dir.join(Taps::FOLDER), &taps).context("what is tapped can't be written")?;
+            Some(Lines::open(&layout, taps, seed).context("the network's lines can't be opened")?)
+        } else {
+            None
+        };
+        let (said, heard) = mpsc::channel(LINES);
+        let (running, counters) = (BTreeMap::new(), BTreeMap::new());
+        let mut network = Self { layout, lines, rogues, seed, running, heard, said, counters, relays: BTreeMap::new() };
         for a in 0..size.authorities {
             let name = network.layout.authority_name(a);
             network.restart(&name)?;
@@ -92,6 +134,15 @@ impl Network {
     /// If the process doesn't start.
     pub fn restart(&mut self, name: &str) -> Result<()> {
         let config = Layout::config_in(&self.layout.dir, name).display().to_string();
+        if let Some(misdeed) = self.rogues.get(name) {
+            let misdeed = serde_json::to_string(misdeed).context("a misdeed")?;
+            let mut args = vec!["--misdeed".into(), misdeed, "--config".into(), config];
+            args.extend(["--seed".into(), self.seed.to_string()]);
+            let watched = self.layout.dir.join(Taps::FOLDER);
+            fs::create_dir_all(&watched).context("what is watched can't be written")?;
+            args.extend(["--watch".into(), watched.join(format!("inside-{name}.jsonl")).display().to_string()]);
+            return self.spawn(name, Role::Rogue, &args);
+        }
         if name.starts_with("authority") {
             self.spawn(name, Role::Directory, &["run".into(), "--config".into(), config])
         } else {
@@ -110,6 +161,22 @@ impl Network {
             ["talk", "--network", &file, "--local", &ip, "--json", "--log", &log].map(str::to_owned).to_vec();
         args.extend(more.iter().map(|s| (*s).to_owned()));
         self.spawn(name, Role::Posta, &args)
+    }
+
+    /// Starts a client at the k-th client address that sends one echo through the network, and ends.
+    ///
+    /// # Errors
+    /// If the process doesn't start.
+    pub fn start_ping(&mut self, name: &str, k: usize) -> Result<()> {
+        let (file, ip) = (self.layout.network_file().display().to_string(), self.layout.client_ip(k).to_string());
+        let args = ["ping", "--network", &file, "--local", &ip, "--json"].map(str::to_owned);
+        self.spawn(name, Role::Posta, &args)
+    }
+
+    /// The relays' ids by name, as far as they were ready once.
+    #[must_use]
+    pub const fn relays(&self) -> &BTreeMap<String, String> {
+        &self.relays
     }
 
     fn spawn(&mut self, name: &str, role: Role, args: &[String]) -> Result<()> {
@@ -132,11 +199,16 @@ impl Network {
     /// The next thing that any process says.
     pub async fn next(&mut self) -> (String, Said) {
         // The sender that we hold keeps the channel open.
-        let Some((name, said)) = self.lines.recv().await else { return std::future::pending().await };
+        let Some((name, said)) = self.heard.recv().await else { return std::future::pending().await };
         if let Said::Line(line) = &said
             && line.get("carried").is_some()
         {
             self.counters.insert(name.clone(), line.clone());
+        }
+        if let Said::Line(line) = &said
+            && let Some(relay) = line.get("relay").and_then(Value::as_str)
+        {
+            self.relays.insert(name.clone(), relay.to_owned());
         }
         (name, said)
     }
@@ -149,6 +221,13 @@ impl Network {
     #[must_use]
     pub fn carried(&self, name: &str) -> u64 {
         self.count(name, "carried")
+    }
+
+    /// What a relay has counted by this name (`posta_node::relay::Counters`), as it said last.
+    #[must_use]
+    pub fn counter(&self, name: &str, counter: &str) -> u64 {
+        let counters = self.counters.get(name).and_then(|c| c.get("counters"));
+        counters.and_then(|c| c.get(counter)?.as_u64()).unwrap_or_default()
     }
 
     /// Messages that a relay has stored, as it said last.
@@ -221,21 +300,41 @@ impl Network {
         process.signal(signal).with_context(|| format!("{name} can't be told"))
     }
 
-    /// Stops everything.
-    pub async fn stop(&mut self) {
+    /// The network's lines, if they can be changed or are tapped.
+    #[must_use]
+    pub const fn lines(&self) -> Option<&Lines> {
+        self.lines.as_ref()
+    }
+
+    /// Stops everything. Says what was tapped.
+    ///
+    /// # Errors
+    /// If what was tapped could not be written.
+    pub async fn stop(&mut self) -> Result<Vec<Tapped>> {
         let all = std::mem::take(&mut self.running);
         let stops: Vec<_> = all.into_values().map(|p| tokio::spawn(p.stop(STOP))).collect();
         for stop in stops {
             // What doesn't stop is killed when its handle goes.
             let _ = stop.await;
         }
+        match self.lines.take() {
+            Some(lines) => lines.close().await.context("what was tapped could not be written"),
+            None => Ok(Vec::new()),
+        }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "key files are certified from now on; the testnet is a driver")]
-fn wall() -> Wall {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+/// The wall clock, since 1970: key files are certified from now on, and all that is written down has its time.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the testnet is a driver")]
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The same as the cores are told it.
+#[must_use]
+pub fn wall() -> Wall {
+    Wall(u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Writes keys and configurations of all authorities and relays.
@@ -256,13 +355,15 @@ fn prepare(layout: &Layout, times: Times) -> Result<()> {
             ..authority::Config::default()
         };
         let folder = layout.node_dir(&name);
-        let made = authority::init(&folder, &config, vec![config.listen], CERTIFICATE_DAYS, wall(), false)
-            .with_context(|| format!("{name} can't be set up"))?;
+        let made =
+            authority::init(&folder, &config, vec![layout.public(config.listen)], CERTIFICATE_DAYS, wall(), false)
+                .with_context(|| format!("{name} can't be set up"))?;
         list.extend(made.authorities().list().iter().cloned());
     }
     let authorities = Authorities::new(list).context("the authorities' keys")?;
     Listed::new(authorities).save(&layout.network_file()).context("network.toml can't be written")?;
 
+    let public = |at| if layout.doors { vec![layout.door(at)] } else { Vec::new() };
     for r in 0..layout.size.relays() {
         let name = layout.relay_name(r);
         let folder = layout.node_dir(&name);
@@ -270,6 +371,8 @@ fn prepare(layout: &Layout, times: Times) -> Result<()> {
             network: layout.network_file(),
             link_address: layout.link_address(r),
             client_address: layout.client_address(r),
+            public_link_addresses: public(layout.link_address(r)),
+            public_client_addresses: if layout.is_edge(r) { public(layout.client_address(r)) } else { Vec::new() },
             roles: vec![if layout.is_edge(r) { Offer::Edge } else { Offer::Mix }],
             operator: name.clone(),
             workers: 1,

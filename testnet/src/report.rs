@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::ledger::Ledger;
+use crate::lines::tap::Tapped;
+use crate::notice::Noticed;
+
 /// The demo's result, as `--json` prints it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -14,7 +18,7 @@ pub struct Report {
     pub stored: usize,
     /// Distinct bodies that the other application received with the right hash.
     pub delivered: usize,
-    /// `sent` - `delivered`, 60 s after the last send at the latest.
+    /// `sent` - `delivered`, after the run's patience: 60 s after the last send, if nothing else is said.
     pub lost: usize,
     /// Bodies that an application received more than once.
     pub duplicates: usize,
@@ -26,6 +30,23 @@ pub struct Report {
     pub start_to_first_delivery_s: f64,
     /// The processes that something was done to on the way.
     pub victims: Vec<Victim>,
+    /// What somebody in the network was to notice.
+    pub noticed: Vec<Noticed>,
+    /// The clients that came at once, if any did.
+    pub crowd: Option<Crowd>,
+    /// What was tapped.
+    pub tapped: Vec<Tapped>,
+    /// Of a simulation: a hash over all that happened.
+    pub trace: Option<String>,
+}
+
+/// Clients that came at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Crowd {
+    /// How many.
+    pub came: usize,
+    /// Of these, how many got their echo back through the network.
+    pub answered: usize,
 }
 
 /// Three quantiles.
@@ -44,9 +65,9 @@ pub struct Percentiles {
 pub struct Victim {
     /// Its name in this testnet.
     pub name: String,
-    /// `mix`, `edge` or `authority`.
+    /// `mix`, `edge`, `authority`, or `some`.
     pub role: &'static str,
-    /// `kill`, `stop` or `pause`.
+    /// `kill`, `stop`, `pause`, `cut off` or `bad lines`.
     pub deed: &'static str,
     /// Whether it was started again, or went on.
     pub restarted: bool,
@@ -69,6 +90,27 @@ impl Percentiles {
 }
 
 impl Report {
+    /// What a ledger says, and nothing else.
+    #[must_use]
+    pub fn of(ledger: &Ledger) -> Self {
+        let first = ledger.first_delivery.map_or(0.0, |d| (d.as_secs_f64() * 1000.0).round() / 1000.0);
+        Self {
+            sent: ledger.total(),
+            stored: ledger.stored_count(),
+            delivered: ledger.delivered(),
+            lost: ledger.total() - ledger.delivered(),
+            duplicates: ledger.duplicates,
+            out_of_order: ledger.out_of_order,
+            latency_ms: Percentiles::of(ledger.latencies()),
+            start_to_first_delivery_s: first,
+            victims: Vec::new(),
+            noticed: Vec::new(),
+            crowd: None,
+            tapped: Vec::new(),
+            trace: None,
+        }
+    }
+
     /// Whether everything arrived, once and in order.
     #[must_use]
     pub fn passed(&self) -> bool {
@@ -85,12 +127,28 @@ impl fmt::Display for Report {
         writeln!(f, "first       message delivered {:.1} s after the start", self.start_to_first_delivery_s)?;
         for v in &self.victims {
             let after = match (v.deed, v.restarted) {
+                ("cut off", true) => "cut off for a while",
+                ("cut off", false) => "cut off",
+                ("bad lines", true) => "with bad lines for a while",
+                ("bad lines", false) => "with bad lines",
                 ("pause", _) => "held up for a while",
                 ("stop", _) => "stopped and started again",
                 (_, true) => "killed and restarted",
                 (_, false) => "killed for good",
             };
             writeln!(f, "victim      {} ({}), {after} after {} packets", v.name, v.role, v.packets_carried)?;
+        }
+        if let Some(crowd) = self.crowd {
+            writeln!(f, "crowd       {} clients came at once, {} had their echo", crowd.came, crowd.answered)?;
+        }
+        for noticed in &self.noticed {
+            writeln!(f, "noticed     {noticed}")?;
+        }
+        for Tapped { name, datagrams, bytes, left_out } in &self.tapped {
+            writeln!(f, "tap         {name}: {datagrams} datagrams, {bytes} bytes, {left_out} left out")?;
+        }
+        if let Some(trace) = &self.trace {
+            writeln!(f, "trace       {trace}")?;
         }
         write!(f, "{}", if self.passed() { "PASSED" } else { "FAILED" })
     }
@@ -119,6 +177,10 @@ mod tests {
             latency_ms: Percentiles::default(),
             start_to_first_delivery_s: 1.0,
             victims: vec![],
+            noticed: vec![],
+            crowd: None,
+            tapped: vec![],
+            trace: None,
         };
         assert!(good.passed());
         assert!(!Report { delivered: 1, lost: 1, ..good.clone() }.passed());

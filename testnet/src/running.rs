@@ -30,7 +30,7 @@ const LAST_WORDS: usize = 400;
 pub enum Phase {
     /// It was started.
     Starting,
-    /// A relay that has its place; an authority that was started.
+    /// A relay that has its place; an authority that was started; a client that has found its other one.
     Ready,
     /// Its process is gone.
     Ended,
@@ -40,8 +40,18 @@ pub enum Phase {
 #[derive(Debug, Serialize, Deserialize)]
 struct Node {
     name: String,
+    /// Of a client that wasn't started yet 0.
     pid: u32,
     phase: Phase,
+    /// Of a client: what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waits: Option<String>,
+}
+
+impl Node {
+    fn is_client(&self) -> bool {
+        self.name.starts_with("client")
+    }
 }
 
 /// What is known of a running network: a file in its folder, written by `up`.
@@ -61,7 +71,8 @@ impl State {
     #[must_use]
     pub fn new(network: &Network) -> Self {
         let phase = |name: &str| if name.starts_with("authority") { Phase::Ready } else { Phase::Starting };
-        let nodes = network.pids().into_iter().map(|(name, pid)| Node { phase: phase(&name), name, pid }).collect();
+        let nodes = network.pids().into_iter().map(|(name, pid)| Node { phase: phase(&name), name, pid, waits: None });
+        let nodes = nodes.collect();
         Self { pid: std::process::id(), nodes }
     }
 
@@ -94,8 +105,24 @@ impl State {
         }
     }
 
+    /// Notes what a client does now, if it hasn't ended.
+    pub fn client(&mut self, name: String, pid: Option<u32>, phase: Phase, waits: Option<&str>) {
+        let new = Node { name, pid: pid.unwrap_or_default(), phase, waits: waits.map(str::to_owned) };
+        match self.nodes.iter_mut().find(|node| node.name == new.name) {
+            Some(old) if old.phase == Phase::Ended => {}
+            Some(old) => *old = new,
+            None => self.nodes.push(new),
+        }
+    }
+
     fn relays(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| !node.name.starts_with("authority"))
+        self.nodes.iter().filter(|node| !node.name.starts_with("authority") && !node.is_client())
+    }
+
+    /// Whether all relays are ready.
+    #[must_use]
+    pub fn relays_ready(&self) -> bool {
+        self.relays().all(|node| node.phase == Phase::Ready)
     }
 
     /// Relays that are ready.
@@ -104,10 +131,10 @@ impl State {
         self.relays().filter(|node| node.phase == Phase::Ready).count()
     }
 
-    /// Whether all are.
+    /// Whether all relays and clients are.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.relays().all(|node| node.phase == Phase::Ready)
+        self.relays_ready() && self.nodes.iter().filter(|node| node.is_client()).all(|node| node.phase == Phase::Ready)
     }
 }
 
@@ -127,12 +154,19 @@ pub fn last_words(dir: &Path, name: &str) -> String {
 
 /// Why a node isn't ready; `None` if it is.
 fn why_not(dir: &Path, node: &Node) -> Option<String> {
+    let waits = node.waits.clone().filter(|_| node.phase == Phase::Starting);
+    if node.pid == 0 {
+        return waits;
+    }
     if !runs(node.pid) {
         let words = last_words(dir, &node.name);
         return Some(if words.is_empty() { "ended, and its log is empty".into() } else { format!("ended: {words}") });
     }
     if node.name.starts_with("authority") {
         return None;
+    }
+    if node.is_client() {
+        return waits;
     }
     match posta_node::cli::report(&Layout::config_in(dir, &node.name)) {
         Ok(report) if report.well() => None,
@@ -178,6 +212,8 @@ pub fn exec(dir: &Path, name: &str, arguments: &[String]) -> Result<ExitCode> {
     } else if !state.nodes.iter().any(|node| node.name == name) {
         let names: Vec<_> = state.nodes.iter().map(|node| node.name.as_str()).collect();
         bail!("there is no {name} here, only posta, {}", names.join(", "));
+    } else if name.starts_with("client") {
+        bail!("{name} is busy with its other one; 'exec posta ping' is a client of your own");
     } else if name.starts_with("authority") {
         // What is asked of all authorities needs their list and no configuration.
         match arguments.first().map(String::as_str) {

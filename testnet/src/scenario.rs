@@ -16,47 +16,107 @@
 //!
 //! [[fault]]
 //! at = 3.0              # seconds after the first message; "start" counts from the network's start instead
-//! what = "kill"         # kill: for good; restart: SIGKILL and started again; stop: SIGTERM and started again; pause
+//! what = "kill"         # kill: for good; restart: SIGKILL and started again; stop: SIGTERM and started again; pause;
+//!                       # lines, partition: see below; crowd: `clients` come at once and send an echo each
 //! who = "mix"           # mix, edge, authority: any; queue-edge: one that holds a queue in use; a name; "each relay"
-//! seconds = 0.0         # how long a restart, stop or pause takes
+//! seconds = 0.0         # how long a restart, stop or pause takes, or lines are bad; 0: for lines until the end
 //! every = 2.0           # for "each ...": seconds between two of them
+//!
+//! [[fault]]             # lines between `who` and `with`, both ways: names, groups, lists of them; without `with` all
+//! at = 3.0
+//! what = "lines"        # or "partition": they are cut
+//! who = "each mix"
+//! with = ["edge-1", "edge-2"]
+//! delay_ms = 50.0
+//! jitter_ms = 10.0
+//! loss = 0.01
+//! kbit = 2000           # a second, each line and way
+//!
+//! [[rogue]]             # a relay or authority that misbehaves from its start
+//! who = "mix-1"
+//! does = "drop"         # drop, replay, tag, slow, flood, watch, clock; authorities: equivocate, nonsense
+//! share = 0.5           # of its packets
+//! seconds = 0.0         # how late replayed and slow packets are, or how far ahead the clock is
+//! times = 0             # packets of noise behind each, for "flood"
+//!
+//! [[tap]]               # who watches which lines: NAME.jsonl and NAME.pcap in the folder of the run
+//! name = "global"
+//! who = "everyone"
+//!
+//! [[notice]]            # what must be noticed: a relay's counter, a problem of its status, proofs against authorities
+//! who = "each relay"
+//! counter = "refused"   # or problem = "clock", or evidence = true
+//! at_least = 1          # and, or, at_most
 //!
 //! [expect]              # what else than all messages once and in order
 //! lost = 0
 //! p50_ms = 100.0
+//! patience_s = 60.0     # how long after the last message is waited for those that are missing, and to be noticed
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::demo::Plan;
-use crate::fault::{Deed, Fault, Moment, Target};
-use crate::layout::{Layout, Size};
-use crate::network::Times;
+use self::parts::{FaultPart, Names, NetworkPart, NoticePart, RoguePart, TapPart, Traffic};
+use crate::demo::{PATIENCE, Plan};
+use crate::layout::Size;
+use crate::lines::tap::Tap;
+use crate::network::{Makings, Times};
 use crate::report::Report;
 
+mod parts;
+mod simulated;
+
 /// The scenarios that come with the program, by name.
-pub const LIBRARY: [(&str, &str); 12] = [
-    ("authority-down", include_str!("../scenarios/authority-down.toml")),
+pub const LIBRARY: [(&str, &str); 27] = [
     ("authorities-gone", include_str!("../scenarios/authorities-gone.toml")),
+    ("authority-down", include_str!("../scenarios/authority-down.toml")),
     ("clients-on-disk", include_str!("../scenarios/clients-on-disk.toml")),
+    ("clock-skew", include_str!("../scenarios/clock-skew.toml")),
+    ("dropping-relay", include_str!("../scenarios/dropping-relay.toml")),
     ("epoch-change", include_str!("../scenarios/epoch-change.toml")),
+    ("epoch-change-under-load", include_str!("../scenarios/epoch-change-under-load.toml")),
+    ("flash-crowd", include_str!("../scenarios/flash-crowd.toml")),
+    ("flooding-relay", include_str!("../scenarios/flooding-relay.toml")),
     ("killed-at-start", include_str!("../scenarios/killed-at-start.toml")),
+    ("lossy-lines", include_str!("../scenarios/lossy-lines.toml")),
+    ("lying-authority", include_str!("../scenarios/lying-authority.toml")),
     ("mix-crash", include_str!("../scenarios/mix-crash.toml")),
     ("mix-held-up", include_str!("../scenarios/mix-held-up.toml")),
+    ("n-minus-one", include_str!("../scenarios/n-minus-one.toml")),
+    ("nonsense-authority", include_str!("../scenarios/nonsense-authority.toml")),
     ("one-authority", include_str!("../scenarios/one-authority.toml")),
+    ("partition", include_str!("../scenarios/partition.toml")),
     ("queue-relay-held-up", include_str!("../scenarios/queue-relay-held-up.toml")),
     ("queue-relay-lost", include_str!("../scenarios/queue-relay-lost.toml")),
     ("queue-relay-restart", include_str!("../scenarios/queue-relay-restart.toml")),
+    ("replaying-relay", include_str!("../scenarios/replaying-relay.toml")),
     ("rolling-restart", include_str!("../scenarios/rolling-restart.toml")),
+    ("slow-line", include_str!("../scenarios/slow-line.toml")),
+    ("slow-mix", include_str!("../scenarios/slow-mix.toml")),
+    ("tagging-relay", include_str!("../scenarios/tagging-relay.toml")),
+    ("watched", include_str!("../scenarios/watched.toml")),
 ];
 /// Clients of a scenario.
 const CLIENTS: usize = 2;
+/// The longest that a run waits at its end.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+/// Clients of a scenario at most, crowds included.
+const MAX_CLIENTS: usize = 400;
+
+/// One tap for each of these words, in a network of this size.
+///
+/// # Errors
+/// If nobody is called so.
+pub fn taps(size: Size, words: &[String]) -> Result<Vec<Tap>> {
+    let names = Names::of(size);
+    words.iter().map(|word| names.tap(word)).collect()
+}
 
 /// A scenario as it was read.
 #[derive(Clone, Debug, Deserialize)]
@@ -71,60 +131,13 @@ pub struct Scenario {
     #[serde(default)]
     fault: Vec<FaultPart>,
     #[serde(default)]
+    rogue: Vec<RoguePart>,
+    #[serde(default)]
+    tap: Vec<TapPart>,
+    #[serde(default)]
+    notice: Vec<NoticePart>,
+    #[serde(default)]
     expect: Expect,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct NetworkPart {
-    relays: usize,
-    authorities: usize,
-    epoch: u64,
-    key_epoch: u64,
-}
-
-impl Default for NetworkPart {
-    fn default() -> Self {
-        Self { relays: 12, authorities: 4, epoch: 10, key_epoch: 60 }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Traffic {
-    messages: usize,
-    seconds: f64,
-    durable: bool,
-}
-
-impl Default for Traffic {
-    fn default() -> Self {
-        Self { messages: 100, seconds: 10.0, durable: false }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FaultPart {
-    #[serde(default)]
-    at: Option<f64>,
-    #[serde(default)]
-    start: Option<f64>,
-    what: What,
-    who: String,
-    #[serde(default)]
-    seconds: f64,
-    #[serde(default)]
-    every: f64,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum What {
-    Kill,
-    Restart,
-    Stop,
-    Pause,
 }
 
 /// What a run may not exceed. All messages once and in order, if nothing else is said.
@@ -137,6 +150,15 @@ struct Expect {
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
     first_message_s: Option<f64>,
+    patience_s: Option<f64>,
+}
+
+impl Expect {
+    fn patience(&self) -> Result<Duration> {
+        let Some(patience) = self.patience_s else { return Ok(PATIENCE) };
+        let patience = Duration::try_from_secs_f64(patience).ok().filter(|patience| *patience <= LONGEST_PATIENCE);
+        patience.context("a patience of 0 to 600 seconds")
+    }
 }
 
 /// What came of one run.
@@ -196,20 +218,49 @@ impl Scenario {
         );
         ensure!((1..=10_000).contains(&scenario.traffic.messages), "1 to 10,000 messages");
         ensure!((1.0..=3600.0).contains(&scenario.traffic.seconds), "traffic of 1 to 3,600 seconds");
-        scenario.faults()?;
+        let clients = scenario.size().clients;
+        ensure!(clients <= MAX_CLIENTS, "{clients} clients: {MAX_CLIENTS} at most");
+        scenario.makings(0)?;
+        scenario.plan(0)?;
         Ok(scenario)
+    }
+
+    /// The same network and traffic with nothing wrong: what is noticed then is noticed for no reason.
+    #[must_use]
+    pub fn without_faults(mut self) -> Self {
+        self.fault.clear();
+        self.rogue.clear();
+        self
     }
 
     /// How many of each.
     #[must_use]
-    pub const fn size(&self) -> Size {
-        Size { clients: CLIENTS, ..Size::of(self.network.authorities, self.network.relays) }
+    pub fn size(&self) -> Size {
+        let crowd: usize = self.fault.iter().map(FaultPart::crowd).sum();
+        Size { clients: CLIENTS + crowd, ..Size::of(self.network.authorities, self.network.relays) }
     }
 
-    /// Lengths of epochs.
-    #[must_use]
-    pub const fn times(&self) -> Times {
-        Times { epoch: Duration::from_secs(self.network.epoch), key_epoch: Duration::from_secs(self.network.key_epoch) }
+    /// The network of a run.
+    ///
+    /// # Errors
+    /// If somebody in it can't be, or can't do what is said.
+    pub fn makings(&self, seed: u64) -> Result<Makings> {
+        let names = Names::of(self.size());
+        let times = Times {
+            epoch: Duration::from_secs(self.network.epoch),
+            key_epoch: Duration::from_secs(self.network.key_epoch),
+        };
+        let mut rogues = BTreeMap::new();
+        for part in &self.rogue {
+            rogues.extend(part.rogues(&names)?);
+        }
+        Ok(Makings {
+            lines: self.fault.iter().any(FaultPart::is_about_lines),
+            taps: self.tap.iter().map(|part| part.tap(&names)).collect::<Result<_>>()?,
+            rogues,
+            seed,
+            ..Makings::plain(self.size(), times)
+        })
     }
 
     /// What a run does.
@@ -217,70 +268,23 @@ impl Scenario {
     /// # Errors
     /// If a fault can't be.
     pub fn plan(&self, seed: u64) -> Result<Plan> {
+        let names = Names::of(self.size());
+        let faults = self.fault.iter().map(|part| part.faults(&names)).collect::<Result<Vec<_>>>()?;
         Ok(Plan {
             messages: self.traffic.messages,
             over: Duration::from_secs_f64(self.traffic.seconds),
-            faults: self.faults()?,
+            faults: faults.into_iter().flatten().collect(),
+            notices: self.notice.iter().map(|part| part.notice(&names)).collect::<Result<_>>()?,
+            patience: self.expect.patience()?,
             seed,
             durable: self.traffic.durable,
-        })
-    }
-
-    fn faults(&self) -> Result<Vec<Fault>> {
-        let mut all = Vec::new();
-        for part in &self.fault {
-            let seconds = |s: f64| Duration::try_from_secs_f64(s).with_context(|| format!("{s} seconds"));
-            let from = match (part.at, part.start) {
-                (Some(at), None) => Moment::After(seconds(at)?),
-                (None, Some(start)) => Moment::Start(seconds(start)?),
-                _ => bail!("a fault needs either `at` or `start`"),
-            };
-            let time = seconds(part.seconds)?;
-            let what = match part.what {
-                What::Kill => Deed::Kill,
-                What::Restart => Deed::Restart(time),
-                What::Stop => Deed::Stop(time),
-                What::Pause => Deed::Pause(time),
-            };
-            let every = seconds(part.every)?;
-            for (n, who) in (0_u32..).zip(self.targets(&part.who)?) {
-                let at = match from {
-                    Moment::After(at) => Moment::After(at + every * n),
-                    Moment::Start(at) => Moment::Start(at + every * n),
-                    share @ Moment::Share(_) => share,
-                };
-                all.push(Fault { at, who, what });
-            }
-        }
-        Ok(all)
-    }
-
-    fn targets(&self, who: &str) -> Result<Vec<Target>> {
-        let layout = Layout { size: self.size(), dir: Path::new("").to_owned(), port: 0 };
-        let relays: Vec<String> = (0..layout.size.relays()).map(|r| layout.relay_name(r)).collect();
-        let authorities = (0..layout.size.authorities).map(|a| layout.authority_name(a));
-        let each = |of: Vec<String>| of.into_iter().map(Target::Named).collect();
-        Ok(match who {
-            "mix" => vec![Target::Mix],
-            "queue-edge" => vec![Target::QueueEdge],
-            "edge" => vec![Target::Role("edge")],
-            "authority" => vec![Target::Role("authority")],
-            "each relay" => each(relays),
-            "each authority" => each(authorities.collect()),
-            name if relays.iter().any(|r| r == name) || authorities.into_iter().any(|a| a == name) => {
-                vec![Target::Named(name.to_owned())]
-            }
-            _ => bail!(
-                "nobody is called {who:?}: mix, edge, authority, queue-edge, each relay, each authority, or a name like {}",
-                relays.first().map_or("edge-1", String::as_str)
-            ),
         })
     }
 
     /// What did not hold, a sentence each.
     #[must_use]
     pub fn judge(&self, report: &Report) -> Vec<String> {
-        let Expect { lost, doubled, out_of_order, p50_ms, p99_ms, first_message_s } = self.expect;
+        let Expect { lost, doubled, out_of_order, p50_ms, p99_ms, first_message_s, .. } = self.expect;
         let counts = [
             ("messages lost", report.lost, lost),
             ("messages doubled", report.duplicates, doubled),
@@ -296,13 +300,25 @@ impl Scenario {
         let late =
             times.into_iter().filter_map(|(what, found, most)| Some((what, found, most.filter(|m| found > *m)?)));
         failed.extend(late.map(|(what, found, most)| format!("{what} {found:.1}, at most {most:.1}")));
+        failed.extend(report.noticed.iter().filter(|noticed| !noticed.holds()).map(|noticed| match noticed.at_most {
+            Some(most) if noticed.count > most => format!("{noticed}, at most {most}"),
+            _ => format!("{noticed}, at least {}", noticed.at_least),
+        }));
+        failed.extend(
+            report.crowd.filter(|crowd| crowd.answered < crowd.came).map(|crowd| {
+                format!("{} clients of a crowd of {} had no echo", crowd.came - crowd.answered, crowd.came)
+            }),
+        );
         failed
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::fault::{Deed, Fault, Moment, Target};
     use crate::report::Percentiles;
 
     #[test]
@@ -319,7 +335,7 @@ mod tests {
     #[test]
     fn each_relay_is_a_fault_for_each_of_them_one_after_the_other() {
         let text = "about = \"x.\"\n[network]\nrelays = 6\n[[fault]]\nat = 1.0\nevery = 2.0\nwhat = \"stop\"\nwho = \"each relay\"";
-        let faults = Scenario::parse(text).unwrap().faults().unwrap();
+        let faults = Scenario::parse(text).unwrap().plan(0).unwrap().faults;
         assert_eq!(faults.len(), 6);
         let last = Fault {
             at: Moment::After(Duration::from_secs(11)),
@@ -358,6 +374,10 @@ mod tests {
             latency_ms: Percentiles { p50, ..Percentiles::default() },
             start_to_first_delivery_s: 1.0,
             victims: vec![],
+            noticed: vec![],
+            crowd: None,
+            tapped: vec![],
+            trace: None,
         };
         let strict = Scenario::parse("about = \"x.\"\n[expect]\np50_ms = 20.0").unwrap();
         assert!(strict.judge(&report(0, 20.0)).is_empty());

@@ -11,10 +11,14 @@ use posta_link::exit;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use self::clients::{Clients, Stand};
 use crate::layout::{Layout, Size};
-use crate::network::{Network, Times};
+use crate::lines::tap::Tap;
+use crate::network::{Makings, Network, Times};
 use crate::process::Said;
 use crate::running::{Phase, State, last_words, runs};
+
+mod clients;
 
 /// How long `up --detach` waits for the network; what isn't ready then, `status` explains.
 const READY: Duration = Duration::from_secs(180);
@@ -30,6 +34,10 @@ pub struct Wanted<'a> {
     pub size: Size,
     /// Lengths of its epochs.
     pub times: Times,
+    /// How often each client says something to its other one.
+    pub every: Duration,
+    /// Who watches which lines.
+    pub taps: &'a [Tap],
     /// Its folder.
     pub dir: &'a Path,
 }
@@ -60,7 +68,7 @@ fn clear(dir: &Path) -> Result<()> {
 /// # Errors
 /// If the folder is in use or a node can't start.
 pub async fn up(wanted: Wanted<'_>, cleared: bool) -> Result<ExitCode> {
-    let Wanted { size, times, dir } = wanted;
+    let Wanted { size, times, every, taps, dir } = wanted;
     if cleared {
         // From here on it is no part of the terminal's session. Fails if it is none already.
         let _ = rustix::process::setsid();
@@ -70,23 +78,37 @@ pub async fn up(wanted: Wanted<'_>, cleared: bool) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let began = Instant::now();
     eprintln!("starting {} authorities and {} relays in {}", size.authorities, size.relays(), dir.display());
-    let mut network = Network::start(size, times, dir)?;
+    let mut network = Network::start(Makings { taps: taps.to_vec(), ..Makings::plain(size, times) }, dir)?;
+    let mut clients = Clients::new(size.clients, every);
     let mut state = State::new(&network);
+    state.clients(&network, &clients);
     state.write(dir)?;
     let mut progress = Progress::new(size.relays());
+    let mut started = false;
     loop {
+        if !started && state.relays_ready() {
+            started = true;
+            clients.start(&mut network)?;
+            state.clients(&network, &clients);
+            state.write(dir)?;
+        }
         tokio::select! {
             (name, said) = network.next() => {
-                let phase = match said {
-                    Said::Line(line) if line.get("ready").is_some() => Phase::Ready,
-                    Said::Ended(_) => {
-                        eprintln!("{name} ended: {}", network.last_words(&name));
-                        Phase::Ended
-                    }
-                    Said::Line(_) => continue,
-                };
                 let waited = !state.ready();
-                state.set(&name, phase);
+                match (clients.number(&name), said) {
+                    (_, Said::Ended(_)) => {
+                        eprintln!("{name} ended: {}", network.last_words(&name));
+                        state.set(&name, Phase::Ended);
+                    }
+                    (Some(k), Said::Line(line)) => {
+                        if !clients.said(&mut network, k, &line).await? {
+                            continue;
+                        }
+                        state.clients(&network, &clients);
+                    }
+                    (None, Said::Line(line)) if line.get("ready").is_some() => state.set(&name, Phase::Ready),
+                    _ => continue,
+                }
                 state.write(dir)?;
                 progress.show(state.count_ready());
                 if waited && state.ready() {
@@ -95,12 +117,13 @@ pub async fn up(wanted: Wanted<'_>, cleared: bool) -> Result<ExitCode> {
                     println!("Ctrl-C here, or 'posta-testnet down', ends it and removes {}.", dir.display());
                 }
             }
+            k = clients.turn() => clients.talk(&mut network, k).await,
             _ = tokio::signal::ctrl_c() => break,
             _ = terminate.recv() => break,
         }
     }
     eprintln!("stopping");
-    network.stop().await;
+    network.stop().await?;
     fs::remove_dir_all(dir).with_context(|| format!("can't remove {}", dir.display()))?;
     Ok(ExitCode::from(exit::OK))
 }
@@ -132,7 +155,7 @@ pub async fn detach(wanted: Wanted<'_>, arguments: &[String]) -> Result<ExitCode
         progress.show(state.count_ready());
         if state.ready() {
             progress.end();
-            let layout = Layout { size: wanted.size, dir: dir.canonicalize()?, port: 0 };
+            let layout = Layout { size: wanted.size, dir: dir.canonicalize()?, port: 0, doors: false };
             connect_help(&layout);
             println!("'posta-testnet down --dir {}' ends it and removes the folder.", dir.display());
             return Ok(ExitCode::from(exit::OK));
@@ -156,6 +179,21 @@ fn connect_help(layout: &Layout) {
     println!("and in another, join with the link that it prints:\n\n  {talk} --join\n");
     println!("That keeps nothing. With a state on disk (docs/messaging.md), for each person in a terminal:\n");
     println!("  {} init --dir FOLDER --network {}\n", posta.display(), layout.network_file().display());
+}
+
+impl State {
+    /// Takes over how the clients are.
+    fn clients(&mut self, network: &Network, clients: &Clients) {
+        let pids = network.pids();
+        for (k, stand) in clients.stands().iter().enumerate() {
+            let name = network.layout().client_name(k);
+            let pid = pids.iter().find(|(known, _)| *known == name).map(|(_, pid)| *pid);
+            match stand {
+                Stand::Connected => self.client(name, pid, Phase::Ready, None),
+                Stand::Waits(why) => self.client(name, pid, Phase::Starting, Some(why)),
+            }
+        }
+    }
 }
 
 /// How many relays are ready: one line rewritten on a terminal, nothing elsewhere.

@@ -1,6 +1,7 @@
 //! The clocks, read here and nowhere else.
 
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use posta_protocol::now::{Mono, Now, Wall};
@@ -28,13 +29,23 @@ impl Clock {
     }
 }
 
+/// Milliseconds by which the wall clock is made to be ahead, by the laboratory; below 0 it is behind.
+static SKEW_MS: AtomicI64 = AtomicI64::new(0);
+
+/// Makes this process' wall clock wrong by so many milliseconds, to see what comes of it. No program of ours but the
+/// laboratory calls it.
+pub fn skew(ms: i64) {
+    SKEW_MS.store(ms, Ordering::Relaxed);
+}
+
 /// The wall clock.
 #[must_use]
 pub(crate) fn wall() -> Wall {
     #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the cores")]
     let now = SystemTime::now();
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    Wall(ms.saturating_add_signed(SKEW_MS.load(Ordering::Relaxed)))
 }
 
 /// A wall time for people: date, hour, minute and second in UTC.

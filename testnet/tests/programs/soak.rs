@@ -39,10 +39,26 @@ fn every_scenario_of_the_library_passes() {
     let list = testnet().arg("scenarios").output().expect("the program runs");
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     let names: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert!(names.len() >= 12, "{list}");
+    assert!(names.len() >= 27, "{list}");
     for name in names {
         let out = testnet().args(["run", name, "--seed=1", "--json"]).output().expect("the program runs");
         println!("{name}: {}", String::from_utf8_lossy(&out.stdout).trim());
         assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+/// What is noticed in a scenario is not noticed when nobody misbehaves and nothing goes wrong.
+#[test]
+#[ignore = "minutes: make soak"]
+fn what_scenarios_notice_has_its_reason_in_what_goes_wrong() {
+    let notice =
+        ["clock-skew", "dropping-relay", "flooding-relay", "lying-authority", "n-minus-one", "replaying-relay"];
+    for name in notice.into_iter().chain(["tagging-relay"]) {
+        let out = testnet().args(["run", name, "--seed=1", "--json", "--control"]).output().expect("the program runs");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        println!("{name}: {}", text.trim());
+        let outcome: serde_json::Value = serde_json::from_str(&text).expect("an outcome");
+        assert!(!out.status.success() && outcome["failed"].as_array().map(Vec::len) == Some(1), "{name}: {outcome}");
+        assert_eq!(outcome["report"]["lost"], 0, "{name}: {outcome}");
     }
 }

@@ -75,13 +75,14 @@ fn a_network_in_the_background_says_who_is_not_ready_and_why() {
         command.arg(args[0]).arg("--dir").arg(&place).args(&args[1..]).output().unwrap()
     };
     let text = |out: &std::process::Output| String::from_utf8_lossy(&out.stdout).into_owned();
-    let size = ["--relays=6", "--authorities=1"];
+    let size = ["--relays=6", "--authorities=1", "--clients=2", "--every=0.5", "--tap=each client"];
     let up = run(&[["up", "--detach"].as_slice(), &size].concat());
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     assert!(text(&up).contains("posta-testnet down"), "{}", text(&up));
     fails_with(&run(&["up", "--detach"]), &["is up in"]);
     let well = run(&["status"]);
-    assert!(well.status.success() && text(&well).contains("7 of 7 are ready"), "{}", text(&well));
+    assert!(well.status.success() && text(&well).contains("9 of 9 are ready"), "{}", text(&well));
+    fails_with(&run(&["exec", "client-1", "contacts"]), &["busy", "exec posta"]);
 
     // Each program in its place, with its own exit code.
     let status = run(&["exec", "edge-1", "status", "--json"]);
@@ -99,6 +100,13 @@ fn a_network_in_the_background_says_who_is_not_ready_and_why() {
 
     let nodes = json(&text(&run(&["status", "--json"])));
     let node = |name: &str| nodes["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap().clone();
+    // Its clients talk, and somebody watches their lines.
+    let tapped = place.join("taps/each-client.jsonl");
+    let long = |file: &Path| fs::metadata(file).unwrap().len();
+    let before = long(&tapped);
+    while long(&tapped) < before + 10_000 {
+        std::thread::yield_now();
+    }
     let killed = Command::new("kill").arg("-KILL").arg(node("mix-2")["pid"].to_string()).status().unwrap();
     assert!(killed.success() && node("mix-2")["ready"] == true);
     // Its end is known when its parent has noted it.
@@ -118,6 +126,8 @@ fn a_network_in_the_background_says_who_is_not_ready_and_why() {
     fails_with(&run(&["up"]), &["no testnet's", "--dir"]);
     assert!(place.join("thesis").exists());
     fails_with(&run(&["up", "--key-epoch=61"]), &["no multiple"]);
+    fails_with(&run(&["up", "--clients=3"]), &["in pairs"]);
+    fails_with(&run(&["up", "--tap=edge-7"]), &["nobody is called \"edge-7\""]);
 }
 
 /// Every relay of a network that is up says that it is well, and what it is.
