@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use posta_link::Audience;
 use tokio::spawn;
 use tokio::time::sleep;
 
@@ -10,6 +11,7 @@ use super::board::{Board, OwnerNotes};
 use super::notify::Notify;
 use super::storage::StoreJob;
 use crate::config::Config;
+use crate::relay::Bounds;
 use crate::report::State;
 
 /// How often a service manager's line of status is looked at anew.
@@ -25,10 +27,24 @@ pub(super) async fn say_status(mut notify: Notify, board: Board) {
     }
 }
 
+/// What the core may hold.
+pub(super) fn bounds(config: &Config) -> Bounds {
+    let mut bounds = config.limits.bounds();
+    bounds.queues.contact = config.admission.contact();
+    bounds
+}
+
 impl Running {
     /// Takes over what a reload has changed; packets on their way notice nothing.
     pub(super) fn reloaded(&mut self, config: &Config) {
         self.core.admit(config.admission.admission(), config.admission.contact());
+        let limits = &config.limits;
+        self.core.bound(self.clock.now(), bounds(config));
+        self.speeds.set(limits);
+        self.links.set_patience(limits.patience());
+        for (port, audience) in self.ports.iter().zip([Audience::Link, Audience::Client]) {
+            port.set_limits(limits.port(audience));
+        }
         let (store, limits) = (self.store.clone(), StoreJob::Limits(Box::new(config.store.limits())));
         // Beside this task, which never waits. Fails only when the store has ended, at the end.
         spawn(async move { store.send(limits).await });
@@ -43,6 +59,7 @@ impl Running {
             clients: self.clients.len(),
             fill: self.filter.fill(),
             counters: *self.core.counters(),
+            loops: self.core.loops(),
         });
     }
 }
