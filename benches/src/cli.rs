@@ -264,8 +264,12 @@ fn run_queues(json: bool, dir: &Path, count: u64) -> Result<()> {
         r.disk_bytes, r.disk_bytes_per_queue, r.table_bytes
     );
     println!("memory: {} bytes, at most {}", r.resident_bytes, r.peak_resident_bytes);
-    println!("creation p99: {:.0} us; with 10 k queues {:.0} us", r.create_p99_us, r.create_p99_us_few);
-    println!("lookup p99: {:.0} us; with 10 k queues {:.0} us", r.lookup_p99_us, r.lookup_p99_us_few);
+    for (what, grown) in [("creation", &r.create), ("lookup", &r.lookup), ("lookup alone", &r.lookup_alone)] {
+        println!(
+            "{what} p99: {:.0} us; with 10 k queues {:.0} us: {:.2} x",
+            grown.p99_us, grown.p99_us_few, grown.ratio
+        );
+    }
     println!("opening: {:.2} s", r.restart_s);
     println!(
         "expiry: {} of {} queues in {:.0} s; send p99 {:.0} us meanwhile, {:.0} us before; ratio {:.2}",

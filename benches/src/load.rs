@@ -166,10 +166,31 @@ impl Load {
         &mut self,
         clients: usize,
         seconds: f64,
-        mut next: impl FnMut(usize) -> Option<QueueOp>,
+        next: impl FnMut(usize) -> Option<QueueOp>,
         mut done: impl FnMut(usize, Outcome) -> Result<bool>,
     ) -> Result<Samples> {
         let mut samples = Samples::default();
+        let lasted = self.run_timed(clients, seconds, next, |client, outcome, took| {
+            if done(client, outcome)? {
+                samples.add(took, 1);
+            }
+            Ok(())
+        })?;
+        samples.lasted(lasted);
+        Ok(samples)
+    }
+
+    /// The same, where `done` sees how long each command took. Returns how long all of it took.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub fn run_timed(
+        &mut self,
+        clients: usize,
+        seconds: f64,
+        mut next: impl FnMut(usize) -> Option<QueueOp>,
+        mut done: impl FnMut(usize, Outcome, Duration) -> Result<()>,
+    ) -> Result<Duration> {
         // A writer has its next message ready before the last one is answered, as one that waits in a relay is.
         let mut ready: Vec<Option<QueueOp>> = (0..clients).map(&mut next).collect();
         let start = instant();
@@ -197,16 +218,13 @@ impl Load {
             for (client, outcome) in outcomes {
                 flying -= 1;
                 let since = sent.get(client).copied().unwrap_or(now);
-                if done(client, outcome)? {
-                    samples.add(now.duration_since(since), 1);
-                }
+                done(client, outcome, now.duration_since(since))?;
                 if now.duration_since(start).as_secs_f64() < seconds {
                     free.push(client);
                 }
             }
         }
-        samples.lasted(start.elapsed());
-        Ok(samples)
+        Ok(start.elapsed())
     }
 
     /// Stops the thread and closes the store.

@@ -1,7 +1,7 @@
 //! Many queues in one store: what each costs on disk and in memory, and that nothing gets slower.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeFrom};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,22 +12,25 @@ use serde::Serialize;
 
 use crate::load::{Clock, Load, Samples, create, ids, instant, round};
 use crate::store::{Sender, bodies, folder_bytes, open};
-use work::{What, lookups_of, work};
+use work::{lookups_of, work};
 
 mod work;
 
 /// Queues from which on nothing may get slower.
 const FEW: u64 = 10_000;
-/// Queues made, side by side and measured, at each of the two sizes, at most.
-const MEASURED: u64 = 20_000;
 /// Queues in one batch while all the others are made.
 const FILL: usize = 4_096;
 /// What is measured on many queues needs so many.
 const LEAST: u64 = 10 * FEW;
 /// Clients side by side.
 const CLIENTS: usize = 64;
-/// Seconds of lookups, and of sends with and without expiry.
+/// Few and all queues are measured in turns, so many of each; a figure is the median of its turns.
+const TURNS: usize = 5;
+/// Seconds of a turn, of lookups alone, and of sends with and without expiry.
 const SECONDS: f64 = 5.0;
+/// The same below [`FULL`] queues, where the commands are counted and not the seconds.
+const SHORT_SECONDS: f64 = 1.0;
+const FULL: u64 = 1_000_000;
 /// Seconds of sends while queues expire, at most.
 const EXPIRY_SECONDS: f64 = 120.0;
 /// One queue in so many holds a message, and one in so many expires.
@@ -54,25 +57,88 @@ pub struct Figures {
     pub resident_bytes: u64,
     /// The most that it was since the program started, building included.
     pub peak_resident_bytes: u64,
-    /// 99 of 100 creations were faster, in microseconds, with 10 k queues, on a relay at work: 64 clients create, look up,
-    /// send and acknowledge.
-    pub create_p99_us_few: f64,
-    /// The same with all queues.
-    pub create_p99_us: f64,
-    /// 99 of 100 lookups were faster, in microseconds, with 10 k queues, among the same work.
-    pub lookup_p99_us_few: f64,
-    /// The same with all queues.
-    pub lookup_p99_us: f64,
-    /// With 10 k queues, which are all in memory, while 64 clients do nothing but look up.
-    pub lookup_alone_p99_us_few: f64,
-    /// The same with all queues, which are not.
-    pub lookup_alone_p99_us: f64,
+    /// On a relay at work: 64 clients create, look up, send and acknowledge.
+    pub create: Grown,
+    /// Among the same work.
+    pub lookup: Grown,
+    /// While 64 clients do nothing but look up: 10 k queues are all in memory, all queues are not.
+    pub lookup_alone: Grown,
     /// Seconds to open the store with all queues.
     pub restart_s: f64,
     /// Seconds to make them.
     pub build_s: f64,
     /// Queues that end while others are written to.
     pub expiry: Expiry,
+}
+
+/// How much longer commands take with all queues than with few: medians over the turns.
+#[derive(Debug, Serialize)]
+pub struct Grown {
+    /// 99 of 100 were faster, in microseconds, with 10 k queues.
+    pub p99_us_few: f64,
+    /// The same with all.
+    pub p99_us: f64,
+    /// All by few.
+    pub ratio: f64,
+    /// The same of each turn.
+    pub ratios: Vec<f64>,
+}
+
+impl Grown {
+    fn new(few: &[f64], many: &[f64]) -> Self {
+        let ratios = many.iter().zip(few).map(|(many, few)| round(many / few, 2)).collect();
+        let (p99_us_few, p99_us) = (median(few), median(many));
+        Self { p99_us_few, p99_us, ratio: round(p99_us / p99_us_few, 2), ratios }
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// The 99th percentiles of a turn, in microseconds, and the process's memory at its end.
+struct Turn {
+    resident: u64,
+    create: f64,
+    lookup: f64,
+    alone: f64,
+}
+
+impl Turn {
+    /// Works on the store in `path`, then only looks up.
+    fn of(
+        path: &Path,
+        count: u64,
+        clock: &Clock,
+        new: &mut RangeFrom<u64>,
+        known: &Range<u64>,
+        sender: &mut Sender<'_>,
+    ) -> Result<Self> {
+        let mut load = Load::start(opened(path, count)?.0, clock)?;
+        let seconds = seconds(count);
+        let work = work(&mut load, seconds, new, known, sender)?;
+        let alone = lookups(&mut load, seconds, known)?;
+        let (resident, _) = memory()?;
+        load.stop()?;
+        let p99 = |samples: Samples| samples.rate().p99_us;
+        Ok(Self { resident, create: p99(work.creates), lookup: p99(work.lookups), alone: p99(alone) })
+    }
+
+    /// The same in a store that holds [`FEW`] queues.
+    fn of_few(dir: &Path, count: u64, clock: &Clock, bodies: &[Box<[u8]>]) -> Result<Self> {
+        let folder = tempfile::tempdir_in(dir)?;
+        let mut store = open(folder.path(), limits(count))?;
+        fill(&mut store, clock, 0..FEW)?;
+        drop(store);
+        let mut sender = Sender::new(0..FEW, CLIENTS, bodies);
+        Self::of(folder.path(), count, clock, &mut (FEW..), &(0..FEW), &mut sender)
+    }
+}
+
+const fn seconds(count: u64) -> f64 {
+    if count < FULL { SHORT_SECONDS } else { SECONDS }
 }
 
 /// Expiry in the background of sends.
@@ -147,30 +213,13 @@ pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
     let start = instant();
 
     let mut store = open(path, limits(count))?;
-    fill(&mut store, &clock, 0..expiring.min(FEW))?;
+    fill(&mut store, &clock, 0..expiring)?;
     clock.set(HOUR);
-    fill(&mut store, &clock, count - (FEW - expiring.min(FEW))..count)?;
-    let mut load = Load::start(store, &clock)?;
-    // The few that are there are looked up and those that are made count to neither end.
-    let known = count..count + MEASURED;
-    creates(&mut load, known.clone())?;
-    let few_alone = lookups(&mut load, &known)?;
-    let mut new = known.end..known.end + 2 * MEASURED;
-    let mut sender = Sender::new(known.clone(), CLIENTS, &bodies);
-    let few = work(&mut load, What::Creates, &mut new, &known, &mut sender)?;
-    let few_lookups = work(&mut load, What::Lookups, &mut new, &known, &mut sender)?;
-    load.stop()?;
-
-    let (mut store, _) = opened(path, count)?;
-    clock.set(FIRST_HOUR);
-    fill(&mut store, &clock, expiring.min(FEW)..expiring)?;
-    clock.set(HOUR);
-    let last = count - (FEW - expiring.min(FEW));
-    fill(&mut store, &clock, expiring..last - MEASURED * 2)?;
+    fill(&mut store, &clock, expiring..count)?;
     eprintln!("{count} queues after {:.0} s", start.elapsed().as_secs_f64());
     let mut load = Load::start(store, &clock)?;
     let with_message = count / WITH_MESSAGE;
-    let step = (last - MEASURED * 2 - expiring) / with_message;
+    let step = (count - expiring) / with_message;
     let mut sender = Sender::new((0..with_message).map(|n| expiring + n * step), CLIENTS, &bodies);
     let mut left = with_message;
     let next = |client| {
@@ -188,19 +237,25 @@ pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
     let table_bytes = floor::table_bytes(path)?;
     let disk_bytes = folder_bytes(path)? - table_bytes.get("messages").copied().unwrap_or(0);
 
-    let mut load = Load::start(opened(path, count)?.0, &clock)?;
-    let known = expiring..last - MEASURED * 2;
-    let many_alone = lookups(&mut load, &known)?;
-    let mut new = last - MEASURED * 2..last - MEASURED;
+    let (known, mut new) = (expiring..count, count..);
+    // Neither of those that hold a message nor of those beside them, which are sent to now.
+    let unused = (count - count.min(2 * FULL) / 50..count).filter(move |n| (n - expiring) % step > 1);
     let mut sender = Sender::new((0..with_message).map(|n| expiring + 1 + n * step), CLIENTS, &bodies);
-    let many = work(&mut load, What::Creates, &mut new, &known, &mut sender)?;
-    let many_lookups = work(&mut load, What::Lookups, &mut new, &known, &mut sender)?;
-    creates(&mut load, last - MEASURED * 2..last - MEASURED)?;
-    let (resident_bytes, peak_resident_bytes) = memory()?;
-    eprintln!("looked up after {:.0} s", start.elapsed().as_secs_f64());
-    load.stop()?;
+    let (mut few, mut many) = (Vec::new(), Vec::new());
+    for turn in 1..=TURNS {
+        few.push(Turn::of_few(dir, count, &clock, &bodies)?);
+        many.push(Turn::of(path, count, &clock, &mut new, &known, &mut sender)?);
+        eprintln!("turn {turn} of {TURNS} after {:.0} s", start.elapsed().as_secs_f64());
+    }
+    let grown = |of: fn(&Turn) -> f64| {
+        let of = |turns: &[Turn]| turns.iter().map(of).collect::<Vec<_>>();
+        Grown::new(&of(&few), &of(&many))
+    };
+    let (create, lookup, lookup_alone) = (grown(|t| t.create), grown(|t| t.lookup), grown(|t| t.alone));
+    let resident_bytes = many.iter().map(|turn| turn.resident).max().unwrap_or(0);
+    let (_, peak_resident_bytes) = memory()?;
 
-    let expiry = expire(path, count, last - MEASURED, &clock, &bodies)?;
+    let expiry = expire(path, count, unused, &clock, &bodies)?;
     Ok(Figures {
         queues: count,
         with_message,
@@ -209,37 +264,20 @@ pub fn measure(dir: &Path, count: u64) -> Result<Figures> {
         table_bytes,
         resident_bytes,
         peak_resident_bytes,
-        create_p99_us_few: few.rate().p99_us,
-        create_p99_us: many.rate().p99_us,
-        lookup_p99_us_few: few_lookups.rate().p99_us,
-        lookup_p99_us: many_lookups.rate().p99_us,
-        lookup_alone_p99_us_few: few_alone.rate().p99_us,
-        lookup_alone_p99_us: many_alone.rate().p99_us,
+        create,
+        lookup,
+        lookup_alone,
         restart_s,
         build_s,
         expiry,
     })
 }
 
-fn creates(load: &mut Load, range: Range<u64>) -> Result<Samples> {
-    let mut new = range;
-    load.run(
-        CLIENTS,
-        f64::MAX,
-        |_| new.next().map(create),
-        |_, outcome| match outcome {
-            // Some were made before, while the relay was at work.
-            Outcome::Created | Outcome::Done => Ok(true),
-            other => bail!("a queue was refused: {other:?}"),
-        },
-    )
-}
-
-fn lookups(load: &mut Load, known: &Range<u64>) -> Result<Samples> {
+fn lookups(load: &mut Load, seconds: f64, known: &Range<u64>) -> Result<Samples> {
     let mut next = lookups_of(known);
     load.run(
         CLIENTS,
-        SECONDS,
+        seconds,
         |_| Some(next()),
         |_, outcome| match outcome {
             Outcome::Empty | Outcome::Message { .. } => Ok(true),
@@ -248,13 +286,18 @@ fn lookups(load: &mut Load, known: &Range<u64>) -> Result<Samples> {
     )
 }
 
-/// Sends, each acknowledged at once, before and while the first queues end.
-fn expire(path: &Path, count: u64, end: u64, clock: &Clock, bodies: &[Box<[u8]>]) -> Result<Expiry> {
+/// Sends to `unused` queues, each acknowledged at once, before and while the first queues end.
+fn expire(
+    path: &Path,
+    count: u64,
+    unused: impl Iterator<Item = u64>,
+    clock: &Clock,
+    bodies: &[Box<[u8]>],
+) -> Result<Expiry> {
     let due = count / EXPIRING;
     let (store, _) = opened(path, count)?;
     let mut load = Load::start(store, clock)?;
-    // Queues without messages, used by nobody else.
-    let mut sender = Sender::new((end - MEASURED.min(end / 4)..end).filter(|n| n % WITH_MESSAGE != 0), CLIENTS, bodies);
+    let mut sender = Sender::new(unused, CLIENTS, bodies);
     let mut measure = |load: &mut Load, seconds: f64| -> Result<Samples> {
         let mut acks = vec![None; CLIENTS];
         let next = |client: usize| {
@@ -274,18 +317,18 @@ fn expire(path: &Path, count: u64, end: u64, clock: &Clock, bodies: &[Box<[u8]>]
     };
     // The same hour before and meanwhile would be best, but then nothing would be due: only its number differs.
     measure(&mut load, 1.0)?;
-    let before = measure(&mut load, SECONDS)?.rate().p99_us;
+    let before = measure(&mut load, seconds(count))?.rate().p99_us;
     clock.set(HOUR + 1_200);
     load.sweep()?;
     let start = instant();
     let mut samples = Samples::default();
     let (erased, seconds) = loop {
-        samples.join(measure(&mut load, SECONDS)?);
-        let seconds = start.elapsed().as_secs_f64();
+        samples.join(measure(&mut load, seconds(count))?);
+        let passed = start.elapsed().as_secs_f64();
         let gone = gone(&mut load, due)?;
-        eprintln!("{gone} of {due} queues erased after {seconds:.0} s");
-        if gone >= due || seconds >= EXPIRY_SECONDS {
-            break (gone, round(seconds, 1));
+        eprintln!("{gone} of {due} queues erased after {passed:.0} s");
+        if gone >= due || passed >= EXPIRY_SECONDS {
+            break (gone, round(passed, 1));
         }
     };
     load.stop()?;

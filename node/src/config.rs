@@ -17,6 +17,7 @@ use crate::relay::replay::{DEFAULT_MAX_TAGS, LEAST_MAX_TAGS, MOST_MAX_TAGS};
 use crate::relay::{Admission, Effort};
 
 pub mod limits;
+pub mod lives;
 mod loading;
 mod metrics;
 

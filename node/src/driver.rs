@@ -515,6 +515,8 @@ impl Running {
         self.core.handle(now, Event::Consensus(Arc::clone(&consensus)));
         let keys = self.mix_keys.borrow().clone();
         self.core.handle(now, Event::MixKeys(keys));
+        let config = Arc::clone(&self.configs.borrow());
+        self.limit_store(&config, &consensus);
         if let Some(status) = &mut self.status {
             status.consensus(now, &consensus);
         }

@@ -50,9 +50,9 @@ pub const SEQUENCE_WINDOW: u64 = 64;
 pub const DEFAULT_CONTACT_QUOTA: u32 = 32;
 /// Messages that a bulk queue holds by default: 512 boxes are about 5.6 MB of a file.
 pub const DEFAULT_BULK_QUOTA: u32 = 512;
-/// How far ahead of the highest accepted number a message may be. More is a writer gone wrong; it would push every
-/// other number out of the window.
-pub const MAX_SEQUENCE_AHEAD: u64 = 1 << 20;
+/// How far ahead of the highest accepted number a message may be. More is a writer gone wrong. No queue carries so many
+/// messages in its life: one that a restored relay lacks is made again, and goes on at its writer's number.
+pub const MAX_SEQUENCE_AHEAD: u64 = 1 << 40;
 /// Longest mean time between two replies that a reader can ask for; more counts as this.
 pub const MAX_PACE: Duration = Duration::from_secs(600);
 /// A message sent to its reader and not acknowledged is sent again when a reply block is there after this time.
@@ -67,6 +67,10 @@ pub const DEFAULT_MESSAGE_TTL_MIN: Duration = Duration::from_secs(24 * 3600);
 pub const DEFAULT_BULK_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
 /// A queue not used within this time is erased.
 pub const DEFAULT_QUEUE_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Shortest life of an unused queue that a relay may be set to, unless the consensus sets it: longer than its messages.
+pub const DEFAULT_QUEUE_TTL_MIN: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest, unless the consensus sets it: a year.
+pub const DEFAULT_QUEUE_TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Longest life of a blob (an invitation): 30 days.
 pub const MAX_BLOB_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A sealed message box as a queue holds it. A `send` with one reply block fits the default payload:

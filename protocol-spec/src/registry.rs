@@ -407,6 +407,10 @@ numbers! {
         MESSAGE_TTL_MIN_MS = 32,
         /// Longest life of a message that a relay may be set to, in milliseconds.
         MESSAGE_TTL_MAX_MS = 33,
+        /// Shortest life of an unused queue that a relay may be set to, in milliseconds.
+        QUEUE_TTL_MIN_MS = 34,
+        /// Longest life of an unused queue that a relay may be set to, in milliseconds.
+        QUEUE_TTL_MAX_MS = 35,
     }
 }
 

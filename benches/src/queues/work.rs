@@ -1,31 +1,31 @@
 //! A relay at work: of every four clients one makes queues, one looks queues up, and two send and acknowledge.
 
-use std::ops::Range;
+use std::ops::{Range, RangeFrom};
 
 use anyhow::{Result, bail};
 use posta_store::{Outcome, QueueOp};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::{CLIENTS, SECONDS};
+use super::CLIENTS;
 use crate::load::{Load, Samples, create, ids};
 use crate::store::Sender;
 
 /// What is measured of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    Creates,
-    Lookups,
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) creates: Samples,
+    pub(super) lookups: Samples,
 }
 
-/// Runs all of it and returns the times of one kind of command. Takes the numbers of queues that it makes from `new`.
+/// Runs all of it. Takes the numbers of queues that it makes from `new`.
 pub(super) fn work(
     load: &mut Load,
-    what: What,
-    new: &mut Range<u64>,
+    seconds: f64,
+    new: &mut RangeFrom<u64>,
     known: &Range<u64>,
     sender: &mut Sender<'_>,
-) -> Result<Samples> {
+) -> Result<Work> {
     let mut known = lookups_of(known);
     let mut acks = vec![None; CLIENTS];
     let next = |client: usize| match client % 4 {
@@ -41,12 +41,19 @@ pub(super) fn work(
             Some(send)
         }
     };
-    load.run(CLIENTS, SECONDS, next, |client, outcome| match (client % 4, outcome) {
-        (0, Outcome::Created) => Ok(what == What::Creates),
-        (1, Outcome::Empty | Outcome::Message { .. }) => Ok(what == What::Lookups),
-        (2 | 3, Outcome::Accepted { .. } | Outcome::Done) => Ok(false),
-        (_, other) => bail!("a command was refused: {other:?}"),
-    })
+    let mut work = Work::default();
+    let lasted = load.run_timed(CLIENTS, seconds, next, |client, outcome, took| {
+        match (client % 4, outcome) {
+            (0, Outcome::Created) => work.creates.add(took, 1),
+            (1, Outcome::Empty | Outcome::Message { .. }) => work.lookups.add(took, 1),
+            (2 | 3, Outcome::Accepted { .. } | Outcome::Done) => {}
+            (_, other) => bail!("a command was refused: {other:?}"),
+        }
+        Ok(())
+    })?;
+    work.creates.lasted(lasted);
+    work.lookups.lasted(lasted);
+    Ok(work)
 }
 
 /// Lookups of queues in no order.

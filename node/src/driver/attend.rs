@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use posta_link::Audience;
+use posta_protocol::document::Consensus;
 use tokio::spawn;
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::Running;
 use super::board::{Board, OwnerNotes};
@@ -45,9 +47,21 @@ impl Running {
         for (port, audience) in self.ports.iter().zip([Audience::Link, Audience::Client]) {
             port.set_limits(limits.port(audience));
         }
-        let (store, limits) = (self.store.clone(), StoreJob::Limits(Box::new(config.store.limits())));
+        let held = self.consensus.borrow().clone();
+        if let Some(held) = held {
+            self.limit_store(config, &held);
+        }
+    }
+
+    /// Tells the store its limits, with lives that this consensus allows.
+    pub(super) fn limit_store(&self, config: &Config, consensus: &Consensus) {
+        let (limits, corrections) = config.store.limits_within(consensus.params());
+        for correction in corrections {
+            warn!("{correction}");
+        }
+        let store = self.store.clone();
         // Beside this task, which never waits. Fails only when the store has ended, at the end.
-        spawn(async move { store.send(limits).await });
+        spawn(async move { store.send(StoreJob::Limits(Box::new(limits))).await });
     }
 
     /// Writes down how the owner stands.

@@ -157,6 +157,8 @@ impl Directory {
                 // A network that is just starting.
                 Err(e @ FetchError::NoConsensus) => {
                     info!("{e}");
+                    // It can be there any moment, and clients that have it send: who has it late loses their packets.
+                    pause = RETRY_FIRST;
                     self.board.fetched(Err(e.to_string()));
                 }
                 Err(e) => {

@@ -78,6 +78,12 @@ fn a_restored_store_has_the_queues_and_none_of_the_messages() {
     // One that was deleted later is there again, with nothing in it; one that was made later can be made again.
     assert_eq!(apply(&[read(3, 0), send(61, 1, "no")]), [Empty, Refused(Refusal::BadCapability)]);
     assert_eq!(apply(&[create(4, 61), send(61, 1, "yes")]), [Created, accepted(4, 1)]);
+    // It goes on where its writer is, however far that was.
+    let far = 3 << 30;
+    assert_eq!(
+        apply(&[create(5, 71), send(71, far, "on"), send(71, far - 1, "late")])[1..],
+        [accepted(5, far), accepted(5, far - 1)]
+    );
     // An invitation is gone, taken or not, and can be left again.
     assert_eq!(apply(&[blob_get(51, 2)]), [Refused(Refusal::BadCapability)]);
     assert_eq!(apply(&[blob_put(41, 51, true, 20, "again"), blob_get(51, 1)])[0], Done);

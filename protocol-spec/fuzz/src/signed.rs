@@ -250,6 +250,7 @@ fn ask(consensus: &Consensus) {
     let params = consensus.params();
     assert!(params.epoch_ms() >= 100 && params.key_epoch_ms() >= 100);
     assert!(params.message_ttl().0 <= params.message_ttl().1);
+    assert!(params.queue_ttl().0 <= params.queue_ttl().1);
     assert!(params.iter().all(|(code, value)| params.get(code) == Some(value)));
     for profile in [Profile::Fast, Profile::Mixed, Profile::Steady] {
         let _ = (params.mean_hop_delay(profile), params.send_interval(profile));

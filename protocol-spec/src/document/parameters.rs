@@ -6,8 +6,8 @@ use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::params::{
     DEFAULT_EPOCH, DEFAULT_KEY_EPOCH, DEFAULT_LAYER_MIN, DEFAULT_MESSAGE_TTL, DEFAULT_MESSAGE_TTL_MIN,
-    DEFAULT_MIXED_HOP_DELAY, DEFAULT_MIXED_SEND_INTERVAL, DEFAULT_STEADY_HOP_DELAY, DEFAULT_STEADY_SEND_INTERVAL,
-    MAX_HOP_DELAY, MAX_PARAMETERS, MAX_RELAYS, MIN_EPOCH,
+    DEFAULT_MIXED_HOP_DELAY, DEFAULT_MIXED_SEND_INTERVAL, DEFAULT_QUEUE_TTL_MAX, DEFAULT_QUEUE_TTL_MIN,
+    DEFAULT_STEADY_HOP_DELAY, DEFAULT_STEADY_SEND_INTERVAL, MAX_HOP_DELAY, MAX_PARAMETERS, MAX_RELAYS, MIN_EPOCH,
 };
 use crate::registry::parameter as code;
 
@@ -105,9 +105,19 @@ impl Params {
     /// The span within which a relay sets its messages' life. Defaults: 1 day to 21 days.
     #[must_use]
     pub fn message_ttl(&self) -> (Duration, Duration) {
-        let min = self.get(code::MESSAGE_TTL_MIN_MS).unwrap_or(DEFAULT_MESSAGE_TTL_MIN.as_millis() as u64);
-        let max = self.get(code::MESSAGE_TTL_MAX_MS).unwrap_or(DEFAULT_MESSAGE_TTL.as_millis() as u64);
-        (Duration::from_millis(min), Duration::from_millis(max.max(min)))
+        let min = self.duration_ms(code::MESSAGE_TTL_MIN_MS, DEFAULT_MESSAGE_TTL_MIN);
+        (min, self.duration_ms(code::MESSAGE_TTL_MAX_MS, DEFAULT_MESSAGE_TTL).max(min))
+    }
+
+    /// The span within which a relay sets the life of unused queues. Defaults: 30 days to a year.
+    #[must_use]
+    pub fn queue_ttl(&self) -> (Duration, Duration) {
+        let min = self.duration_ms(code::QUEUE_TTL_MIN_MS, DEFAULT_QUEUE_TTL_MIN);
+        (min, self.duration_ms(code::QUEUE_TTL_MAX_MS, DEFAULT_QUEUE_TTL_MAX).max(min))
+    }
+
+    fn duration_ms(&self, code: u16, default: Duration) -> Duration {
+        self.get(code).map_or(default, Duration::from_millis)
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
