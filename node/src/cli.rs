@@ -1,4 +1,4 @@
-//! The command line: `init`, `check`, `run`, `status`, `keys`, `backup`, `restore`.
+//! The command line: `init`, `check`, `run`, `status`, `keys`, `retire`, `backup`, `restore`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -18,12 +18,13 @@ use posta_link::logs::{self, LogLevel};
 use self::status::Status;
 pub use self::status::report;
 use crate::config::{Config, Loaded, Role, template};
-use crate::driver::{self, Options, control, queues_in, wall};
+use crate::driver::{self, Options, Verdict, control, queues_in, wall};
 use crate::failure::Failure;
 use crate::keys::Keys;
 
 mod generate;
 mod keys;
+mod retire;
 mod screen;
 mod status;
 
@@ -55,6 +56,12 @@ enum Command {
     /// What keys the relay has; renew its signing key; take its identity key offline.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Let the relay go for good, in order: it takes nothing new, tells the owners of its queues to move them, and leaves
+    /// when nobody needs it any more, or after so many days.
+    ///
+    /// It is done when it holds no message and nobody has used a queue for two days. Until then, or after, it can be
+    /// taken back. Leave it running meanwhile.
+    Retire(retire::Retire),
     /// Write a backup of the queues, while the relay runs or not.
     ///
     /// It holds the queues without their messages: hashes, counters and hours, no message and no key. What is deleted
@@ -118,6 +125,14 @@ struct Check {
     /// Ask the authorities whether the network lists this relay. It may be running: its ports are not tried.
     #[arg(long)]
     listed: bool,
+    /// Ask other relays to dial all addresses that the network lists for this one. It must be running and listed.
+    ///
+    /// Exit codes: 0 each address was reached, 1 some weren't, 3 nobody could be asked.
+    #[arg(long, conflicts_with = "listed")]
+    reach: bool,
+    /// With --reach: one JSON object.
+    #[arg(long, requires = "reach")]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -174,10 +189,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = |()| ExitCode::from(exit::OK);
     let result = match cli.command {
         Command::Init(args) => init(&args).map(done),
-        Command::Check(args) => check(&args).map(done),
+        Command::Check(args) => check(&args),
         Command::Run(args) => run(args).map(done),
         Command::Status(args) => status::status(&args),
         Command::Keys(command) => keys::keys(&command),
+        Command::Retire(args) => retire::retire(&args).map(done),
         Command::Backup(args) => backup(&args).map(done),
         Command::Restore(args) => restore(&args).map(done),
         Command::Generate(args) => generate::generate(&args).map(done),
@@ -228,14 +244,19 @@ fn init(args: &Init) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(args: &Check) -> Result<(), Failure> {
+fn check(args: &Check) -> Result<ExitCode, Failure> {
     let Loaded { config, changed } = Config::load_from(&args.common.config, std::env::vars_os())?;
     let network = Network::load(&config.network).map_err(Failure::usage)?;
     let keys = Keys::open(&config.state_dir, wall()).map_err(Failure::disk)?;
     if args.listed {
         let how = driver::listed(&config, &network, &keys)?;
         let _ = writeln!(std::io::stdout(), "relay {}: {how}", keys.relay().short());
-        return Ok(());
+        return Ok(ExitCode::from(exit::OK));
+    }
+    if args.reach {
+        let verdict = driver::reach(&config, &network, &keys)?;
+        let _ = writeln!(std::io::stdout(), "{}", reached(&verdict, args.json)?);
+        return Ok(ExitCode::from(if verdict.reached { exit::OK } else { exit::FAILURE }));
     }
     let ports = [Some(config.link_address), config.offers(Role::Edge).then_some(config.client_address)];
     for address in ports.into_iter().flatten() {
@@ -251,14 +272,24 @@ fn check(args: &Check) -> Result<(), Failure> {
     for Changed { key, value, origin } in changed {
         let _ = writeln!(std::io::stdout(), "{key} = {value}  ({origin})");
     }
-    Ok(())
+    Ok(ExitCode::from(exit::OK))
+}
+
+/// What others say of this relay's addresses, for people or as JSON.
+fn reached(verdict: &Verdict, json: bool) -> Result<String, Failure> {
+    if json {
+        return serde_json::to_string_pretty(verdict).map_err(Failure::other);
+    }
+    let asked = format!("{} other relays were asked", verdict.asked);
+    Ok(std::iter::once(asked).chain(verdict.addresses.iter().map(|one| one.says())).collect::<Vec<_>>().join("\n"))
 }
 
 fn run(args: Run) -> Result<(), Failure> {
     let config = Config::load(&args.common.config)?;
     refuse_root(args.allow_root || config.allow_root)?;
     logs::init(config.log_level, "posta-node");
-    driver::run(config, Options { path: args.common.config, ready_json: args.ready_json, ..Options::default() })
+    let retirement = retire::decided(&config)?;
+    driver::run(config, Options { path: args.common.config, retirement, ready_json: args.ready_json, ..Options::default() })
 }
 
 fn backup(args: &Backup) -> Result<(), Failure> {

@@ -382,7 +382,7 @@ impl Config {
     /// The roles, as the directory is told.
     #[must_use]
     pub fn directory_roles(&self) -> Roles {
-        Roles { edge: self.offers(Role::Edge), mix: self.offers(Role::Mix) }
+        Roles { edge: self.offers(Role::Edge), mix: self.offers(Role::Mix), retiring: false }
     }
 
     /// The addresses for relays, as the directory is told.

@@ -19,15 +19,15 @@ use std::vec;
 
 use posta_link::fetch::Network;
 use posta_link::mirror::Mirrored;
+use posta_link::reach::Reacher;
 use posta_link::{Audience, Endpoint, Link, LinkSender};
 use posta_protocol::document::Consensus;
-use posta_protocol::frame::Frame;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::Mono;
 use posta_protocol::onion::Peeled;
 use posta_protocol::packet::Packet;
-use posta_store::{Outcome, QueueStore, Refusal};
+use posta_store::{Outcome, QueueStore};
 use tokio::sync::{self, mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
@@ -35,6 +35,7 @@ use tracing::{debug, error, info, warn};
 pub mod cache;
 pub mod replay_log;
 
+mod act;
 mod attend;
 pub(crate) mod board;
 mod clients;
@@ -52,10 +53,13 @@ mod notify;
 mod pace;
 mod ports;
 mod prepare;
+mod reach;
 mod reload;
+mod retire;
 mod status;
 mod stop;
 mod storage;
+mod told;
 mod workers;
 
 use self::board::{Board, Makings, Settings as Configs};
@@ -72,20 +76,25 @@ use self::lines::LOOK_AGAIN;
 use self::links::{Held, Links};
 pub use self::listed::listed;
 use self::notify::Notify;
+use self::pace::Speeds;
 pub(crate) use self::prepare::queues_in;
 use self::prepare::{Prepared, prepare};
+pub(crate) use self::reach::{Verdict, reach};
 use self::reload::Reload;
 use self::replay_log::ShardLog;
+use self::retire::{Decisions, Retires};
 use self::status::Status;
 use self::stop::{Leaving, Stop};
 use self::storage::StoreJob;
+pub(crate) use self::told::Told;
 use self::workers::{Batch, Intake};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::keys::Keys;
 use crate::relay::replay::{Fill, ReplayShard};
 use crate::relay::worker::{Peeler, Ring};
-use crate::relay::{Action, ClientLink, Event, Relay, Settings, Source, Token};
+use crate::relay::{ClientLink, Event, Relay, Settings, Source, Token};
+use crate::retirement::Retirement;
 
 /// The core is given the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -97,6 +106,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 pub struct Options {
     /// Where the configuration was read, and is read again at SIGHUP.
     pub path: PathBuf,
+    /// That the relay retires, as was decided before.
+    pub retirement: Option<Retirement>,
     /// Whether to say `ready`, and counters, as JSON on standard output.
     pub ready_json: bool,
     /// What is done with packets.
@@ -132,15 +143,18 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let (newest, consensus) = watch::channel(known.newest.clone());
     let prepared = prepare(&config)?;
     let relay = prepared.keys.relay();
+    let decisions = Decisions::new(config.state_dir.clone(), options.retirement);
+    let retires = decisions.follow();
     let board = Board::new(Makings {
         keys: &prepared.keys,
         authorities: network.authorities().len(),
         consensus: consensus.clone(),
         settings: configs.clone(),
         store: prepared.health.clone(),
+        retires: retires.clone(),
     });
     match Control::bind(&config.state_dir) {
-        Ok(control) => drop(tokio::spawn(control.serve(prepared.backups.clone(), board.clone()))),
+        Ok(control) => drop(tokio::spawn(control.serve(prepared.backups.clone(), board.clone(), decisions))),
         Err(e) => warn!("commands can't reach this relay while it runs: {e}"),
     }
     info!("relay {} starts", relay.short());
@@ -153,12 +167,14 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     let dialer = Endpoint::dialer(config.link_address.ip(), Audience::Directory, Some(prepared.keys.link()));
     let dialer = dialer.map_err(Failure::usage)?;
     let signer = Signer { keys: Keys::open(&config.state_dir, wall()).map_err(Failure::disk)? };
-    let directory = Directory { network, dialer, settings: configs.clone(), relay, board: board.clone() };
+    let directory =
+        Directory { network, dialer, settings: configs.clone(), relay, board: board.clone(), retires: retires.clone() };
     let directory = Arc::new(directory);
     let hint_ms = prepared.keys.length().unwrap_or(config.key_epoch_ms);
     let (public, public_keys) = watch::channel(PublicKeys::new());
     let (ring, rings) = watch::channel(None);
     let (fatal, mut failures) = mpsc::channel::<Failure>(2);
+    let reacher = Reacher::new(prepared.keys.link(), reach::is_theirs(consensus.clone()));
     let Prepared { keys, shards, logs, store, .. } = prepared;
     let turns = directory::turn_keys(keys, hint_ms, consensus.clone(), public, ring);
     let turn_failed = fatal.clone();
@@ -167,7 +183,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
     tokio::spawn(Arc::clone(&directory).look_for_forks(consensus.clone(), cache.clone(), Arc::clone(&forks)));
     let (part_sender, mix_keys) = watch::channel(Parts::new());
     let (shelf, shelves) = watch::channel(mirroring::first(known.newest.as_ref()));
-    let mirrored = Mirrored::new(shelves);
+    let mirrored = Mirrored::new(shelves).reaching(reacher);
     tokio::spawn(Arc::clone(&directory).fetch(newest, part_sender, shelf, cache));
     let (fill, fill_seen) = watch::channel(Fill::default());
     let posts = posts(Arc::clone(&directory), signer, public_keys, consensus.clone(), fill_seen);
@@ -209,6 +225,7 @@ async fn daemon(config: Config, options: Options) -> Result<(), Failure> {
             board,
             notify,
             configs,
+            retires,
         },
     )?;
     running.run(&mut stop, &mut failures).await
@@ -238,6 +255,7 @@ struct Start {
     board: Board,
     notify: Notify,
     configs: Configs,
+    retires: Retires,
 }
 
 /// The owner: the core, and the ways in and out.
@@ -247,6 +265,7 @@ struct Running {
     filter: Filter,
     geometry: Geometry,
     links: Links,
+    speeds: Speeds,
     clients: HashMap<ClientLink, LinkSender>,
     store: mpsc::Sender<StoreJob>,
     intake: Intake,
@@ -264,6 +283,7 @@ struct Running {
     board: Board,
     notify: Notify,
     configs: Configs,
+    retires: Retires,
     received: u64,
     withdrawal: Option<Leaving>,
     ports: Vec<Endpoint>,
@@ -303,17 +323,16 @@ impl Running {
             board,
             notify,
             configs,
+            retires,
         } = start;
         let clock = Clock::start();
         let geometry = held.geometry();
-        let mut bounds = config.limits.bounds();
-        bounds.queues.contact = config.admission.contact();
         let settings = Settings {
             relay,
             geometry,
             incarnation: store.incarnation(),
             admission: config.admission.admission(),
-            bounds,
+            bounds: attend::bounds(config),
         };
         let mut core = Relay::new(settings, Box::new(rand::make_rng::<rand::rngs::StdRng>()));
         // Before any port is served: without it the core refuses every packet and every client.
@@ -334,13 +353,14 @@ impl Running {
         let (outcome_sender, outcomes) = mpsc::channel(storage::OUTCOME_QUEUE);
         threads.push(storage::start(store, clock, jobs, outcome_sender).map_err(no_threads)?);
 
+        let speeds = Speeds::new(&config.limits);
         let shared = links::Shared {
             me: relay,
             endpoint: link_port.clone(),
             consensus: consensus.clone(),
             intake: intake.clone(),
             clock,
-            packets_per_second: config.limits.link_packets_per_second,
+            speed: Arc::clone(&speeds.link),
             patience: config.limits.patience(),
             stopping: stop.clone(),
             open: board.links(),
@@ -354,7 +374,7 @@ impl Running {
         if let Some(endpoint) = client_port {
             ports.push(endpoint.clone());
             let (consensus, intake) = (consensus.clone(), intake.clone());
-            let packets_per_second = config.limits.client_packets_per_second;
+            let speed = Arc::clone(&speeds.client);
             let stopping = stop;
             tokio::spawn(clients::accept(clients::Shared {
                 endpoint,
@@ -362,7 +382,7 @@ impl Running {
                 intake,
                 events,
                 clock,
-                packets_per_second,
+                speed,
                 stopping,
                 mirrored,
             }));
@@ -374,6 +394,7 @@ impl Running {
             filter,
             geometry,
             links: Links::new(shared),
+            speeds,
             clients: HashMap::new(),
             store: store_sender,
             intake,
@@ -389,6 +410,7 @@ impl Running {
             board,
             notify,
             configs,
+            retires,
             received: 0,
             withdrawal: Some(withdrawal),
             ports,
@@ -403,6 +425,8 @@ impl Running {
         // The one that we start with counts as news.
         consensus.mark_changed();
         let mut configs = self.configs.clone();
+        let mut retires = self.retires.clone();
+        self.heed();
         let ended = loop {
             self.act();
             let next = self.next_tick.min(self.next_turn());
@@ -426,7 +450,11 @@ impl Running {
                     let config = Arc::clone(&configs.borrow_and_update());
                     self.reloaded(&config);
                 }
+                Ok(()) = retires.changed() => self.heed(),
                 () = sleep_until(self.clock.instant(next)) => {
+                    if self.next_tick <= self.clock.now().mono && self.has_retired() {
+                        break Ok(());
+                    }
                     if self.threads.iter().any(JoinHandle::is_finished) {
                         break Err(Failure::other("a thread has ended by itself: report this"));
                     }
@@ -522,59 +550,6 @@ impl Running {
             if let Some(held) = held {
                 status.consensus(now, &held);
             }
-        }
-    }
-
-    /// Gives the core peeled packets as long as there is room in front of the neighbours, and does what it asks for. Never
-    /// waits.
-    fn act(&mut self) {
-        loop {
-            let now = self.clock.now();
-            self.carry_out(now.mono);
-            if !self.holds_back() {
-                break;
-            }
-            let held = !self.links.room(now.mono);
-            self.core.counters_mut().held_back += u64::from(held && !self.held);
-            self.held = held;
-            if held {
-                break;
-            }
-            if let Some((from, peeled, packet)) = self.peeled.next() {
-                self.core.handle(now, Event::Peeled { from, peeled, packet });
-            }
-        }
-        if let Some(status) = &mut self.status {
-            status.counters(self.clock.now(), self.core.counters());
-        }
-    }
-
-    /// Does what the core asks for.
-    fn carry_out(&mut self, now: Mono) {
-        while let Some(action) = self.core.poll() {
-            match action {
-                Action::Send { to, packet } => {
-                    if !self.links.send(now, to, packet) {
-                        self.core.counters_mut().link_backlog += 1;
-                    }
-                }
-                Action::Deliver { link, packet } => self.tell(link, |client| client.try_send(packet).is_ok()),
-                Action::Attached { link, inbox } => {
-                    self.tell(link, |client| client.try_control(Frame::Attached(inbox)).is_ok());
-                }
-                Action::Store { token, op } => {
-                    if self.store.try_send(StoreJob::Op(token, op)).is_err() {
-                        let outcome = Outcome::Refused(Refusal::Busy);
-                        self.core.handle(self.clock.now(), Event::Stored { token, outcome });
-                    }
-                }
-            }
-        }
-    }
-
-    fn tell(&mut self, link: ClientLink, say: impl FnOnce(&LinkSender) -> bool) {
-        if !self.clients.get(&link).is_some_and(say) {
-            self.core.counters_mut().client_backlog += 1;
         }
     }
 }

@@ -31,3 +31,4 @@ pub mod keys;
 pub mod queue;
 pub mod relay;
 pub mod report;
+pub mod retirement;

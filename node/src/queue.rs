@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use posta_link::Rate;
 use posta_protocol::admission::{Asks, Statement};
-use posta_protocol::answer::{Answer, Body};
+use posta_protocol::answer::{Answer, Body, Info};
 use posta_protocol::codec::Reader;
 use posta_protocol::command::{Command, Envelope};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Incarnation, QueueId};
+use posta_protocol::now::Mono;
 use posta_protocol::onion::reply::ReplyBlock;
 use posta_protocol::params::MAX_QUEUE_SURBS;
 use posta_protocol::registry::answer as code;
@@ -29,9 +30,11 @@ mod subscriptions;
 
 pub use subscriptions::{MAX_BLOCKS, MAX_IN_FLIGHT, MAX_PACE, MAX_SUBSCRIPTIONS, RESEND_AFTER};
 
-/// Operations that wait for the store, at most about 100 MB with their bodies and reply blocks; beyond it commands are
-/// answered `busy`.
+/// Operations that wait for the store; beyond it commands are answered `busy`.
 pub const MAX_PENDING: usize = 4_096;
+/// Bytes of the operations that wait for the store, with what they carry and their reply blocks; beyond it commands are
+/// answered `busy`. About 3,000 messages with one reply block each.
+pub const MAX_PENDING_BYTES: usize = 48 << 20;
 /// Queues that are made in a second; further commands to make one are answered `busy`.
 pub const MAX_CREATES: u32 = 50;
 /// When to try again what found the store busy.
@@ -42,6 +45,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 pub struct QueueBounds {
     /// See [`MAX_PENDING`].
     pub pending: usize,
+    /// See [`MAX_PENDING_BYTES`].
+    pub pending_bytes: usize,
     /// See [`MAX_SUBSCRIPTIONS`].
     pub subscriptions: usize,
     /// See [`MAX_BLOCKS`].
@@ -58,6 +63,7 @@ impl Default for QueueBounds {
     fn default() -> Self {
         Self {
             pending: MAX_PENDING,
+            pending_bytes: MAX_PENDING_BYTES,
             subscriptions: MAX_SUBSCRIPTIONS,
             blocks: MAX_BLOCKS,
             blocks_per_queue: MAX_QUEUE_SURBS,
@@ -77,6 +83,26 @@ enum Pending {
     Deliver { queue: QueueId },
 }
 
+impl Pending {
+    /// Reply blocks that it holds.
+    fn blocks(&self) -> usize {
+        match self {
+            Self::Command { reply, .. } => usize::from(reply.is_some()),
+            Self::Subscribe { blocks, .. } => blocks.len(),
+            Self::Deliver { .. } => 0,
+        }
+    }
+}
+
+/// Bytes that an operation carries to the store.
+fn carried(op: &QueueOp) -> usize {
+    match op {
+        QueueOp::Send { body, .. } | QueueOp::ContactSend { body, .. } | QueueOp::BlobPut { body, .. } => body.len(),
+        QueueOp::Read { skip, .. } => size_of_val(skip.as_slice()),
+        _ => 0,
+    }
+}
+
 /// What a command does to a subscription or the gate, once done.
 #[derive(Clone, Copy)]
 enum Effect {
@@ -91,10 +117,17 @@ pub(crate) struct QueueService {
     incarnation: Incarnation,
     gate: Gate,
     max_pending: usize,
-    pending: HashMap<Token, Pending>,
+    max_pending_bytes: usize,
+    pending: HashMap<Token, (usize, Pending)>,
+    /// Of all of them.
+    pending_bytes: usize,
     next_token: u64,
     creates: Rate,
     subscriptions: Subscriptions,
+    /// Whether nothing new is taken in, because the relay goes.
+    retiring: bool,
+    /// When a queue or blob was last used, whoever used it.
+    used: Mono,
 }
 
 impl QueueService {
@@ -104,16 +137,38 @@ impl QueueService {
             incarnation,
             gate: Gate::new(admission, bounds.contact),
             max_pending: bounds.pending,
+            max_pending_bytes: bounds.pending_bytes,
             pending: HashMap::new(),
+            pending_bytes: 0,
             next_token: 0,
             creates: Rate::new(bounds.creates, bounds.creates),
             subscriptions: Subscriptions::new(bounds.subscriptions, bounds.blocks, bounds.blocks_per_queue),
+            retiring: false,
+            used: Mono(0),
         }
+    }
+
+    /// From here on, or no longer: no new queues and blobs, and who asks how a queue stands is told to move it.
+    pub(crate) const fn retire(&mut self, retiring: bool) {
+        self.retiring = retiring;
+    }
+
+    /// When a queue or blob was last used, whoever used it.
+    pub(crate) const fn used(&self) -> Mono {
+        self.used
     }
 
     /// Takes over who may make queues, and what a message to a contact queue costs.
     pub(crate) fn admit(&mut self, admission: Admission, contact: Effort) {
         self.gate.change(admission, contact);
+    }
+
+    /// Takes other bounds over. Returns how many reply blocks had to go.
+    pub(crate) fn bound(&mut self, now: Mono, bounds: QueueBounds) -> u64 {
+        self.max_pending = bounds.pending;
+        self.max_pending_bytes = bounds.pending_bytes;
+        self.creates.retune(now, bounds.creates, bounds.creates);
+        self.subscriptions.bound(bounds.subscriptions, bounds.blocks, bounds.blocks_per_queue)
     }
 
     /// The content of a packet for this relay's queues.
@@ -123,6 +178,10 @@ impl QueueService {
             let block = last_block(content, self.geometry);
             return self.answer(cx, block, Body::Refused(code::MALFORMED));
         };
+        if self.retiring && matches!(command, Command::Create { .. } | Command::BlobPut { .. }) {
+            cx.counters.retiring += 1;
+            return self.answer(cx, reply.pop(), Body::Refused(code::RETIRING));
+        }
         let (op, effect) = match command {
             Command::Subscribe { reader, acked, pace } => {
                 let pace = Duration::from_millis(pace.into()).min(MAX_PACE);
@@ -211,19 +270,29 @@ impl QueueService {
 
     /// Asks the store, or gives back what was to be remembered if too much waits already.
     fn submit(&mut self, cx: &mut Context<'_>, op: QueueOp, pending: Pending) -> Result<(), Pending> {
-        if self.pending.len() >= self.max_pending {
+        let bytes = size_of::<QueueOp>() + carried(&op) + pending.blocks() * ReplyBlock::encoded_len(self.geometry);
+        if self.pending.len() >= self.max_pending || self.pending_bytes + bytes > self.max_pending_bytes {
             return Err(pending);
         }
         let token = Token(self.next_token);
         self.next_token += 1;
-        self.pending.insert(token, pending);
+        self.pending_bytes += bytes;
+        self.pending.insert(token, (bytes, pending));
         cx.out.push_back(Action::Store { token, op });
         Ok(())
     }
 
     /// What became of an operation.
     pub(crate) fn stored(&mut self, cx: &mut Context<'_>, token: Token, outcome: Outcome) {
-        match self.pending.remove(&token) {
+        let (bytes, pending) = match self.pending.remove(&token) {
+            None => (0, None),
+            Some((bytes, pending)) => (bytes, Some(pending)),
+        };
+        if pending.is_some() && !matches!(outcome, Outcome::Refused(_)) {
+            self.used = cx.now.mono;
+        }
+        self.pending_bytes -= bytes;
+        match pending {
             None => {}
             Some(Pending::Command { reply, effect }) => self.done(cx, reply, effect, outcome),
             Some(Pending::Subscribe { queue, acked, pace, mut blocks }) => {
@@ -253,7 +322,7 @@ impl QueueService {
         let body = match outcome {
             Outcome::Done | Outcome::Created | Outcome::Accepted { .. } | Outcome::Repeated { .. } => Body::Ok,
             Outcome::Stored { through, room, .. } => Body::Stored { through, room },
-            Outcome::Info(info) => Body::Info(info),
+            Outcome::Info(info) => Body::Info(Info { retiring: self.retiring, ..info }),
             Outcome::Message { sequence, body, left } => Body::Message { sequence, left, body },
             Outcome::Empty => Body::Empty,
             Outcome::Blob { body } => Body::Blob(body),
@@ -322,7 +391,13 @@ impl QueueService {
         }
     }
 
-    pub(crate) fn next_due(&self) -> Option<posta_protocol::now::Mono> {
+    /// Queues with reply blocks, those blocks, and operations that wait for the store.
+    pub(crate) fn len(&self) -> (usize, usize, usize) {
+        let (queues, blocks) = self.subscriptions.len();
+        (queues, blocks, self.pending.len())
+    }
+
+    pub(crate) fn next_due(&self) -> Option<Mono> {
         self.subscriptions.next_due()
     }
 

@@ -162,6 +162,27 @@ pub struct Bounds {
     pub queues: QueueBounds,
 }
 
+/// How much the core holds, table by table: for whoever sees to it that nothing stays that shouldn't.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Packets that wait for their time.
+    pub delayed: usize,
+    /// Loops of its own under way.
+    pub loops: usize,
+    /// Inboxes.
+    pub inboxes: usize,
+    /// Packets in inboxes.
+    pub buffered: usize,
+    /// Queues with reply blocks.
+    pub subscriptions: usize,
+    /// Reply blocks of all queues.
+    pub blocks: usize,
+    /// Operations that wait for the store.
+    pub pending: usize,
+    /// Key epochs whose places are known.
+    pub key_epochs: usize,
+}
+
 /// What a relay is made from.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -303,9 +324,37 @@ impl Relay {
         &self.counters
     }
 
+    /// How much it holds.
+    #[must_use]
+    pub fn holdings(&self) -> Holdings {
+        let (inboxes, _, buffered) = self.inboxes.len();
+        let (subscriptions, blocks, pending) = self.queues.len();
+        let (delayed, loops, key_epochs) = (self.delays.len(), self.loops.len(), self.layers.len());
+        Holdings { delayed, loops, inboxes, buffered, subscriptions, blocks, pending, key_epochs }
+    }
+
     /// Takes over who may make queues, and what a message to a contact queue costs.
     pub fn admit(&mut self, admission: Admission, contact: Effort) {
         self.queues.admit(admission, contact);
+    }
+
+    /// Takes other bounds over, at once. What doesn't fit any more goes as if it had just come, and is counted.
+    pub fn bound(&mut self, now: Now, bounds: Bounds) {
+        self.counters.delay_full += self.delays.bound(bounds.delayed);
+        self.inboxes.bound(bounds.inboxes);
+        self.counters.blocks_dropped += self.queues.bound(now.mono, bounds.queues);
+    }
+
+    /// From here on, or no longer: this relay retires. It makes no new queues and takes no new blobs, and says so to
+    /// whoever asks how a queue stands; all else goes on.
+    pub const fn retire(&mut self, retiring: bool) {
+        self.queues.retire(retiring);
+    }
+
+    /// When a queue or blob was last used, by whoever it was; zero if none was since the start.
+    #[must_use]
+    pub const fn queues_used(&self) -> Mono {
+        self.queues.used()
     }
 
     /// For what the driver counts.

@@ -8,12 +8,19 @@ use posta_protocol::now::Wall;
 use posta_protocol::params::RELAY_CLOCK_SKEW;
 use serde::{Deserialize, Serialize};
 
+use crate::relay::LoopCount;
 use crate::relay::replay::Fill;
+use crate::retirement::Retirement;
 
 /// Seconds in a day.
 pub const DAY: i64 = 24 * 3600;
 /// Days left to the signing key at which an operator is told, once more at each; at the last one it is an error.
 pub const KEY_WARNINGS: [i64; 3] = [7, 3, 1];
+
+/// Lost loops of an hour, in thousandths of all, from which on an operator is told: a tenth.
+pub const MANY_LOST: u64 = 100;
+/// Fewer lost loops than this say nothing.
+pub const LEAST_LOST: u64 = 5;
 
 /// How a relay stands at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +43,10 @@ pub struct Report {
     pub links: Links,
     /// Packets since the start.
     pub packets: Packets,
+    /// This relay's own loops of the last hour.
+    pub loops: LoopCount,
+    /// That it retires, if it does.
+    pub retiring: Option<Retirement>,
     /// The queue store.
     pub store: Store,
     /// How full the replay filter is, in coarse steps.
@@ -261,6 +272,15 @@ impl Report {
             let says = "messages fill nine tenths of `store.disk_quota_mib`: beyond it writers are refused";
             problem(Level::Warning, "quota", says.into());
         }
+        let lost = self.loops.loss_permille().unwrap_or_default();
+        if self.loops.lost >= LEAST_LOST && lost >= MANY_LOST {
+            let says = format!(
+                "{} of this relay's own {} loops of the last hour were lost: packets get lost here, or on their way",
+                self.loops.lost,
+                self.loops.lost + self.loops.returned
+            );
+            problem(Level::Warning, "loops_lost", says);
+        }
         match self.replay_filter {
             Filter::Room => {}
             Filter::High | Filter::VeryHigh => problem(
@@ -365,6 +385,8 @@ pub(crate) mod tests {
             place: Place::default(),
             links: Links::default(),
             packets: Packets::default(),
+            loops: LoopCount::default(),
+            retiring: None,
             store: Store {
                 writable: true,
                 queues: 1,
@@ -409,6 +431,9 @@ pub(crate) mod tests {
         finds(|r| r.store.writable = false, &[("disk_fails", Error)]);
         finds(|r| r.store.free_bytes = 9, &[("disk_full", Error)]);
         finds(|r| r.store.bytes = 90, &[("quota", Warning)]);
+        finds(|r| r.loops = LoopCount { returned: 36, lost: 4 }, &[]);
+        finds(|r| r.loops = LoopCount { returned: 46, lost: 5 }, &[]);
+        finds(|r| r.loops = LoopCount { returned: 45, lost: 5 }, &[("loops_lost", Warning)]);
         finds(|r| r.replay_filter = Filter::High, &[("replay_filter", Warning)]);
         finds(|r| r.replay_filter = Filter::Full, &[("replay_filter", Error)]);
     }

@@ -334,9 +334,29 @@ fn every_bound_holds() {
     assert_eq!(w.answers(), [Body::Ok, Body::Ok]);
     assert_eq!(w.core(QUEUES).counters().busy, 2);
 
+    // Bytes are bounded, too: a message and its reply block are some 16 KB, and what is less goes on.
+    let now = w.now;
+    bounds.queues.pending = 100;
+    bounds.queues.pending_bytes = 40_000;
+    bounds.delayed.packets = 1;
+    w.core(QUEUES).bound(now, bounds);
+    w.hold_stores = true;
+    for n in 4..=6 {
+        w.command(send(n), 1);
+    }
+    assert_eq!(w.answers(), [Body::Refused(answer::BUSY)]);
+    w.command(Command::Info { reader: reader() }, 1);
+    w.release_stores();
+    assert_eq!(w.answers().len(), 3);
+    assert_eq!(w.core(QUEUES).counters().busy, 3);
+    // A lower bound counts at once.
+    assert_eq!(w.core(ENTRY).delayed(), 2);
+    w.core(ENTRY).bound(now, bounds);
+    assert_eq!((w.core(ENTRY).delayed(), w.core(ENTRY).counters().delay_full), (1, 2));
+
     w.event(ENTRY, Event::ClientGone { link: CLIENT });
-    w.command(send(4), 1);
-    w.command(send(5), 1);
+    w.command(send(7), 1);
+    w.command(send(8), 1);
     assert_eq!(w.core(ENTRY).counters().inbox_overflow, 1);
     w.attach(ClientLink(9), 2);
     w.event(ENTRY, Event::Attach { link: ClientLink(9), secret: Secret::new([3; 32]) });

@@ -137,12 +137,12 @@ fn a_reload_changes_what_it_can_and_names_what_waits() {
     let mut running = Running::start(&config);
     let address = free_port();
     let text = format!(
-        "workers = 2\ncapacity = 7\nlog_level = 'debug'\n[store]\nqueue_quota = 9\n[metrics]\nlisten = '{address}'\n"
+        "workers = 2\ncapacity = 7\nlog_level = 'debug'\n[limits]\ninboxes = 9\n[store]\nqueue_quota = 9\n[metrics]\nlisten = '{address}'\n"
     );
     let file = drop_in(&config, "10-mine.toml", &text);
     running.signal("HUP");
     let line = running.until("the configuration was reloaded: ");
-    assert!(line.contains("capacity, log_level, metrics.listen, store.queue_quota"), "{line}");
+    assert!(line.contains("capacity, limits.inboxes, log_level, metrics.listen, store.queue_quota"), "{line}");
     assert!(running.until("only from the next start on").contains(": workers"));
     running.until("metrics are served on");
     assert!(get(&address, "GET /metrics HTTP/1.1\r\n\r\n").contains("posta_running 0"));
@@ -160,6 +160,44 @@ fn a_reload_changes_what_it_can_and_names_what_waits() {
     let (code, text) = node(&["status", "--config", &config]);
     assert_eq!(code, 1, "{text}");
     running.stop();
+}
+
+#[test]
+fn a_relay_retires_across_restarts_until_its_time_is_over_and_can_be_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = init(dir.path());
+    let retire = |more: &[&str]| node(&[&["retire", "--config", &config], more].concat());
+    let mut running = Running::start(&config);
+    let (code, text) = retire(&["--days", "9"]);
+    assert!(code == 0 && text.contains("the relay retires, until 2"), "{text}");
+    running.until("this relay retires");
+    let seen = |expected: bool| {
+        let (_, json) = node(&["status", "--json", "--config", &config]);
+        let report: Report = serde_json::from_str(&json).unwrap();
+        assert_eq!(report.retiring.is_some(), expected, "{json}");
+        let (_, text) = node(&["status", "--config", &config]);
+        assert_eq!(text.contains("takes nothing new; goes when nobody needs it"), expected, "{text}");
+        report.retiring
+    };
+    let decided = seen(true).unwrap();
+    assert_eq!(decided.until - decided.since, 9 * 24 * 3600);
+    running.kill();
+    let running = Running::start(&config);
+    assert_eq!(seen(true), Some(decided), "as it was decided before");
+    let (code, text) = retire(&["--cancel"]);
+    assert!(code == 0 && text.contains("the relay stays"), "{text}");
+    seen(false);
+    running.stop();
+
+    // While it doesn't run, and until now: it has no queues that anybody could ask for.
+    let (code, text) = retire(&["--days", "0"]);
+    assert!(code == 0 && text.contains("start it"), "{text}");
+    fails(&["run", "--allow-root", "--config", &config], 2, "this relay has retired");
+    assert_eq!(retire(&["--cancel"]).0, 0);
+    Running::start(&config).stop();
+    fails(&["retire", "--days", "91", "--config", &config], 2, "91 is not in 0..=90");
+    edit(&config, "roles = [\"edge\"]", "roles = [\"mix\"]");
+    fails(&["retire", "--config", &config], 2, "only an edge holds something for others");
 }
 
 #[test]
@@ -235,7 +273,7 @@ fn man_pages_and_completions_name_every_command() {
     let page = fs::read_to_string(to.join("man1/posta-node.1")).unwrap();
     let bash = fs::read_to_string(to.join("bash/posta-node.bash")).unwrap();
     let (_, help) = node(&["--help"]);
-    for command in ["init", "check", "run", "status", "keys", "backup", "restore"] {
+    for command in ["init", "check", "run", "status", "keys", "retire", "backup", "restore"] {
         assert!(help.contains(&format!("  {command}")), "{help}");
         assert!(page.contains(command) && bash.contains(command), "{command}");
         let own = fs::read_to_string(to.join(format!("man1/posta-node-{command}.1"))).unwrap();

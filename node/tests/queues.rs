@@ -13,12 +13,14 @@
 #[path = "support/world.rs"]
 mod world;
 
+use std::time::Duration;
+
 use posta_node::relay::{Admission, Bounds, Effort};
 use posta_protocol::admission::{Asks, Proof, Puzzle, QueueKind, Statement};
 use posta_protocol::answer::{Body, Info};
-use posta_protocol::command::{Command, ReaderCapability, WriterCapability};
+use posta_protocol::command::{BlobCapability, Command, ReaderCapability, WriterCapability};
 use posta_protocol::ids::{MessageId, WriterId};
-use posta_protocol::params::{BOX_LEN, DEFAULT_BULK_QUOTA, DEFAULT_CONTACT_QUOTA, DEFAULT_QUEUE_QUOTA};
+use posta_protocol::params::{BLOB_LEN, BOX_LEN, DEFAULT_BULK_QUOTA, DEFAULT_CONTACT_QUOTA, DEFAULT_QUEUE_QUOTA};
 use posta_protocol::registry::answer;
 use posta_protocol::secret::Secret;
 use world::*;
@@ -176,6 +178,7 @@ fn a_reader_looks_after_its_queue() {
         kind: QueueKind::Plain,
         secured: false,
         suspended: false,
+        retiring: false,
         held: 1,
         room: DEFAULT_QUEUE_QUOTA - 1,
         highest: 1,
@@ -199,6 +202,36 @@ fn a_reader_looks_after_its_queue() {
     for command in all() {
         assert_eq!(w.ask(command), refused(answer::GONE));
     }
+}
+
+#[test]
+fn a_relay_that_retires_takes_nothing_new_keeps_what_it_has_and_says_so() {
+    let mut w = world();
+    make(&mut w, QueueKind::Plain);
+    assert_eq!(w.ask(send(1)), Body::Ok);
+    let used = w.core(QUEUES).queues_used();
+    w.advance(Duration::from_secs(5));
+    w.core(QUEUES).retire(true);
+    let other = ReaderCapability::new(Secret::new([5; 32]));
+    let another =
+        |proof| Command::Create { queue: other.id(), writer: WriterId([5; 32]), kind: QueueKind::Plain, proof };
+    assert_eq!(w.ask(another(Proof::Nothing)), refused(answer::RETIRING));
+    let put = || WriterCapability::new(Secret::new([6; 32]));
+    let get = BlobCapability::new(Secret::new([7; 32])).id();
+    let blob = || Command::BlobPut { put: put(), get, one_time: true, hours: 1, body: vec![1; BLOB_LEN].into() };
+    assert_eq!(w.ask(blob()), refused(answer::RETIRING));
+    assert_eq!(w.core(QUEUES).counters().retiring, 2);
+    assert_eq!(w.core(QUEUES).queues_used(), used, "nobody has used a queue meanwhile");
+    assert!(info(&mut w).retiring);
+    assert!(w.core(QUEUES).queues_used() > used);
+    assert_eq!(w.ask(send(2)), Body::Ok, "writers go on until the reader has moved");
+    w.command(Command::Subscribe { reader: reader(), acked: 0, pace: 0 }, 2);
+    assert_eq!(w.answers().len(), 2);
+    assert_eq!(w.ask(Command::Ack { reader: reader(), up_to: 2 }), Body::Ok);
+    assert_eq!(w.ask(Command::Delete { reader: reader() }), Body::Ok);
+    w.core(QUEUES).retire(false);
+    assert_eq!(w.ask(another(Proof::Nothing)), Body::Ok, "taken back");
+    assert_eq!(w.ask(blob()), Body::Ok);
 }
 
 #[test]
@@ -240,6 +273,6 @@ fn the_effort_follows_new_queues_and_not_repeats() {
         assert_eq!(made == Body::Ok, n > 1, "the first reader has a queue already");
     }
     assert_eq!(effort(&mut w), 8, "seven in a minute are 3.5 times the target");
-    w.advance(std::time::Duration::from_secs(120));
+    w.advance(Duration::from_secs(120));
     assert_eq!(effort(&mut w), 4);
 }

@@ -65,6 +65,8 @@ pub struct Info {
     pub secured: bool,
     /// Whether writers are refused.
     pub suspended: bool,
+    /// Whether the relay's operator is retiring the relay: the queue has to move.
+    pub retiring: bool,
     /// Messages held.
     pub held: u32,
     /// Messages that fit in besides.
@@ -81,13 +83,14 @@ impl Info {
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let kind = QueueKind::from_code(r.u8("kind of a queue")?)?;
         let flags = r.u8("flags")?;
-        if flags > info::SECURED | info::SUSPENDED {
+        if flags > info::SECURED | info::SUSPENDED | info::RETIRING {
             return Err(Malformed::Value("flags"));
         }
         Ok(Self {
             kind,
             secured: flags & info::SECURED != 0,
             suspended: flags & info::SUSPENDED != 0,
+            retiring: flags & info::RETIRING != 0,
             held: r.u32("held")?,
             room: r.u32("room")?,
             highest: r.u64("highest")?,
@@ -98,7 +101,9 @@ impl Info {
 
     fn write(&self, w: &mut Writer) {
         w.u8(self.kind.code());
-        w.u8(if self.secured { info::SECURED } else { 0 } | if self.suspended { info::SUSPENDED } else { 0 });
+        w.u8((u8::from(self.secured) * info::SECURED)
+            | (u8::from(self.suspended) * info::SUSPENDED)
+            | (u8::from(self.retiring) * info::RETIRING));
         w.u32(self.held);
         w.u32(self.room);
         w.u64(self.highest);
@@ -205,6 +210,7 @@ mod tests {
             kind: QueueKind::Contact,
             secured: true,
             suspended: false,
+            retiring: true,
             held: 1,
             room: 2,
             highest: 3,

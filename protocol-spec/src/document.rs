@@ -59,7 +59,7 @@ pub use randomness::{
     Closed, Cut, Deal, Origin, RandomItems, Reveal, SharedRandom, close_round, commits_close, deals_after,
     random_commit, random_value,
 };
-pub use request::{Refusal, Reply, Request};
+pub use request::{Reached, Refusal, Reply, Request};
 pub use role::{Position, Roles, legal};
 pub use round::{RoundReport, VoteReport, VoteState};
 pub use shelf::Shelf;

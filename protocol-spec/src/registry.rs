@@ -141,6 +141,8 @@ numbers! {
         SECURED = 1,
         /// The reader has suspended it.
         SUSPENDED = 2,
+        /// The relay's operator is retiring the relay: move the queue.
+        RETIRING = 4,
     }
 }
 
@@ -245,6 +247,22 @@ numbers! {
         GET_CONSENSUS_DIFF = 12,
         /// How mix keys differ from older ones, by the hashes of both.
         GET_MIX_KEYS_DIFF = 13,
+        /// To a relay: dial one of my addresses, and say what came of it.
+        REACH = 32,
+    }
+}
+
+numbers! {
+    /// What came of dialling a relay's address for it.
+    reach: u8 {
+        /// The relay answered, with its key.
+        REACHED = 0,
+        /// Nobody answered in time.
+        SILENT = 1,
+        /// Somebody else answered, or whoever did refused.
+        OTHER = 2,
+        /// Who was asked has no address of that kind itself.
+        UNABLE = 3,
     }
 }
 
@@ -335,6 +353,8 @@ numbers! {
         EDGE = 1,
         /// Mixing in the middle of paths.
         MIX = 2,
+        /// Beside `EDGE`: nothing new, for it goes soon. What it has is still reached.
+        RETIRING = 4,
     }
 }
 
@@ -461,6 +481,7 @@ mod tests {
         assert!(distinct(super::directory::ALL), "directory");
         assert!(distinct(super::directory_answer::ALL), "directory_answer");
         assert!(distinct(super::refusal::ALL), "refusal");
+        assert!(distinct(super::reach::ALL), "reach");
         assert!(distinct(super::relay_field::ALL), "relay_field");
         assert!(distinct(super::certificate::ALL), "certificate");
         assert!(distinct(super::family::ALL), "family");

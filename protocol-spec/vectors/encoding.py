@@ -72,7 +72,7 @@ def encode(layout, fields, stated):
     out = b""
     for name, kind in (part.split(":") for part in layout.split()):
         if kind == "flags":
-            out += u8(fields["secured"] | fields["suspended"] << 1)
+            out += u8(fields["secured"] | fields["suspended"] << 1 | fields["retiring"] << 2)
         elif kind == "body":
             at, length = len(out) + 4, fields[name]["length"]
             body = raw(fields[name]["bytes"]) if "bytes" in fields[name] else stated[at : at + length]

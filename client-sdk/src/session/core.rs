@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use posta_protocol::document::Position;
 use posta_protocol::ids::{Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::now::{Mono, Now};
 use posta_protocol::secret::Secret;
@@ -79,7 +78,7 @@ impl Core {
     /// may enter by, as far as there are enough.
     pub(crate) fn choose_edge(&mut self, now: Now, taken: &[RelayId]) -> Option<RelayId> {
         let view = self.view.as_ref()?;
-        let edges = view.at(view.key_epoch(now.wall), Position::Edge);
+        let edges = view.open_edges(view.key_epoch(now.wall));
         let free: Vec<RelayId> = edges.into_iter().filter(|e| !taken.contains(e)).collect();
         let related = |e: &RelayId| taken.iter().any(|t| view.related(t, e));
         let works = |e: &RelayId| self.health.suspicion(e, now.mono) < 2;

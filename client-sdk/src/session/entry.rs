@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use posta_protocol::crypto::{self, context};
-use posta_protocol::document::Position;
 use posta_protocol::ids::{InboxId, KeyEpoch, RelayId};
 use posta_protocol::now::Mono;
 pub use posta_protocol::params::SAMPLED_GUARDS;
@@ -89,13 +88,15 @@ impl Entries {
         let current = self.guards.get(self.current).map(|g| g.relay);
         self.guards.retain(|g| view.is_edge(epoch, &g.relay));
         let replace = self.replaced_at.is_none_or(|at| now.since(at) >= REPLACE_EVERY);
-        if let Some(lost) = self.guards.iter().position(|g| g.failures > 0 && now.since(g.first_failure) >= LOST_AFTER)
+        let edges = view.open_edges(epoch);
+        let lost = |g: &Guard| g.failures > 0 && now.since(g.first_failure) >= LOST_AFTER;
+        // One that retires is left while it still works.
+        if let Some(lost) = self.guards.iter().position(|g| lost(g) || !edges.contains(&g.relay))
             && replace
         {
             self.guards.remove(lost);
             self.replaced_at = Some(now);
         }
-        let edges = view.at(epoch, Position::Edge);
         let wanted = SAMPLED_GUARDS.min(edges.len().saturating_sub(2)).max(2).min(edges.len());
         while self.guards.len() < wanted {
             let new: Vec<RelayId> = edges.iter().copied().filter(|e| !self.is_sampled(e)).collect();

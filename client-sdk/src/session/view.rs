@@ -91,6 +91,14 @@ impl View {
         relays.filter(|id| self.key(epoch, id).is_some()).collect()
     }
 
+    /// The edges for something new: those that don't go soon, if there are any others than those.
+    pub(crate) fn open_edges(&self, epoch: KeyEpoch) -> Vec<RelayId> {
+        let all = self.at(epoch, Position::Edge);
+        let stays = |id: &&RelayId| self.consensus.relay(id).is_some_and(|relay| !relay.roles.retiring);
+        let open: Vec<RelayId> = all.iter().filter(stays).copied().collect();
+        if open.is_empty() { all } else { open }
+    }
+
     pub(crate) fn is_edge(&self, epoch: KeyEpoch, relay: &RelayId) -> bool {
         self.consensus.position(relay, epoch) == Some(Position::Edge) && self.key(epoch, relay).is_some()
     }

@@ -54,6 +54,8 @@ impl<R: CryptoRng> Authority<R> {
                 let found = going_on.or_else(|| self.ended.as_ref()?.votes.get(&hash));
                 return found.map_or(Reply::None, |bytes| Reply::Ok(Arc::clone(bytes)));
             }
+            // What only relays do for one another.
+            Request::Reach { .. } => Err(Refusal::Unsupported),
             _ if peer.is_none() => Err(Refusal::NotAuthority),
             Request::Vote(bytes) => self.take_vote(now, None, &bytes),
             Request::Echo(bytes) => self.take_echo(now, &bytes),

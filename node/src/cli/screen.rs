@@ -1,6 +1,7 @@
 //! The live view: the whole terminal, drawn anew every second, without a terminal library.
 //!
-//! It uses the alternate screen and puts everything back when it ends. Keys: `q`, Escape or Ctrl-C end it.
+//! It uses the alternate screen and puts everything back when it ends. Keys: `q`, Escape or Ctrl-C end it; so do SIGTERM,
+//! SIGINT and SIGHUP, within a second.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use rustix::termios::{OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::status::{bytes, code, level, lines, title};
+use crate::driver::Told;
 use crate::failure::Failure;
 use crate::report::{Level, Report};
 
@@ -26,6 +28,7 @@ pub(super) fn watch(ask: &dyn Fn() -> Result<Report, Failure>) -> Result<ExitCod
     // Asked once before anything is drawn: a relay that isn't there is said in one line.
     let mut looked = Ok(ask()?);
     let mut past = Past::default();
+    let told = Told::listen().map_err(|e| Failure::other(format_args!("signals can't be handled: {e}")))?;
     let terminal = Raw::enter().map_err(|e| Failure::usage(format_args!("the terminal can't be used: {e}")))?;
     loop {
         if let Ok(report) = &looked {
@@ -34,7 +37,7 @@ pub(super) fn watch(ask: &dyn Fn() -> Result<Report, Failure>) -> Result<ExitCod
         let size = tcgetwinsize(io::stdout()).map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()));
         let page = page(&looked, &past, size);
         let drawn = io::stdout().write_all(page.as_bytes()).and_then(|()| io::stdout().flush());
-        if drawn.is_err() || quits(&mut io::stdin().lock()) {
+        if drawn.is_err() || told.to_end() || quits(&mut io::stdin().lock()) || told.to_end() {
             break;
         }
         looked = ask();

@@ -142,7 +142,28 @@ pub(super) fn lines(report: &Report) -> Vec<(&'static str, String)> {
     let dropped: Vec<_> = DROPS.iter().filter(|(name, _)| counted(name) > 0).collect();
     let dropped: Vec<_> = dropped.iter().map(|(name, words)| format!("{} {words}", counted(name))).collect();
     lines.push(("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }));
+    if let Some(retirement) = report.retiring {
+        let until = Utc(Wall(retirement.until.saturating_mul(1000)));
+        lines.push((
+            "retiring",
+            format!("takes nothing new; goes when nobody needs it any more, on {until} at the latest"),
+        ));
+    }
+    let held = counted("held_back");
+    if held > 0 {
+        lines.push(("held back", format!("senders were made to wait {held} times, for slow neighbours")));
+    }
     lines.push(("messages", format!("{} stored, {} answers sent", counted("stored"), counted("answers"))));
+    lines.push((
+        "loops",
+        match report.loops.loss_permille() {
+            None => "none has ended in the last hour".into(),
+            Some(lost) => {
+                let all = report.loops.returned + report.loops.lost;
+                format!("{}.{} % of {all} lost in the last hour", lost / 10, lost % 10)
+            }
+        },
+    ));
     lines.push((
         "store",
         format!(
@@ -238,12 +259,14 @@ pub(super) fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::LoopCount;
     use crate::report::tests::well;
 
     #[test]
     fn a_report_is_told_to_people() {
         let mut report = well();
         report.directory.left_s = Some(-5);
+        report.loops = LoopCount { returned: 39, lost: 1 };
         report.packets.counters.insert("refused".into(), 3);
         report.judge();
         let text = text(&report);
@@ -252,6 +275,7 @@ mod tests {
             "directory    listed in epoch 7, 1 min old, not valid any more\n",
             "descriptor   taken by 3 of 4 authorities\n",
             "dropped      3 refused",
+            "loops        2.5 % of 40 lost in the last hour\n",
             "error        consensus_expired: the newest consensus is not valid any more",
             "signing key  until 2030-03-17 17:46:40 UTC, renewed by itself\n",
         ] {

@@ -26,6 +26,7 @@ pub const RELOADED: &[&str] = &[
     "admission",
     "capacity",
     "family",
+    "limits",
     "log_level",
     "metrics",
     "operator",
@@ -122,9 +123,10 @@ mod tests {
         newer.roles = vec![Role::Mix];
         newer.capacity = 5;
         newer.store.queue_quota = 9;
+        newer.limits.creates_per_second = 3;
         newer.admission.policy = Policy::Puzzle;
         let (config, done, waiting) = running.reloaded(&newer);
-        assert_eq!(done, ["admission.policy", "capacity", "store.queue_quota"]);
+        assert_eq!(done, ["admission.policy", "capacity", "limits.creates_per_second", "store.queue_quota"]);
         assert_eq!(waiting, ["roles", "workers"]);
         assert_eq!((config.workers, &config.roles), (running.workers, &running.roles));
         assert_eq!((config.capacity, config.store.queue_quota), (5, 9));

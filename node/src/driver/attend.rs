@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use posta_link::Audience;
 use posta_protocol::document::Consensus;
 use tokio::spawn;
 use tokio::time::sleep;
@@ -12,6 +13,7 @@ use super::board::{Board, OwnerNotes};
 use super::notify::Notify;
 use super::storage::StoreJob;
 use crate::config::Config;
+use crate::relay::Bounds;
 use crate::report::State;
 
 /// How often a service manager's line of status is looked at anew.
@@ -27,10 +29,24 @@ pub(super) async fn say_status(mut notify: Notify, board: Board) {
     }
 }
 
+/// What the core may hold.
+pub(super) fn bounds(config: &Config) -> Bounds {
+    let mut bounds = config.limits.bounds();
+    bounds.queues.contact = config.admission.contact();
+    bounds
+}
+
 impl Running {
     /// Takes over what a reload has changed; packets on their way notice nothing.
     pub(super) fn reloaded(&mut self, config: &Config) {
         self.core.admit(config.admission.admission(), config.admission.contact());
+        let limits = &config.limits;
+        self.core.bound(self.clock.now(), bounds(config));
+        self.speeds.set(limits);
+        self.links.set_patience(limits.patience());
+        for (port, audience) in self.ports.iter().zip([Audience::Link, Audience::Client]) {
+            port.set_limits(limits.port(audience));
+        }
         let held = self.consensus.borrow().clone();
         if let Some(held) = held {
             self.limit_store(config, &held);
@@ -57,6 +73,7 @@ impl Running {
             clients: self.clients.len(),
             fill: self.filter.fill(),
             counters: *self.core.counters(),
+            loops: self.core.loops(),
         });
     }
 }

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 
 use super::clock::wall;
 use super::links::Held;
+use super::retire::Retires;
 use crate::config::{Config, Role};
 use crate::keys::{Keys, identity_here};
-use crate::relay::Counters;
 use crate::relay::replay::Fill;
+use crate::relay::{Counters, LoopCount};
 use crate::report::{Clock, Directory, Filter, Links, Packets, Place, Report, SigningKey, State, Store, apart};
 
 /// A new network's first consensus comes before its epoch begins, by up to an epoch of a test network: no clock is off then.
@@ -41,6 +42,7 @@ struct Inner {
     consensus: Held,
     settings: Settings,
     store: Health,
+    retires: Retires,
     links: LinkCounts,
     notes: Mutex<Notes>,
 }
@@ -64,6 +66,7 @@ pub(crate) struct OwnerNotes {
     pub(crate) clients: usize,
     pub(crate) fill: Fill,
     pub(crate) counters: Counters,
+    pub(crate) loops: LoopCount,
 }
 
 /// What a board is made from.
@@ -73,11 +76,12 @@ pub(crate) struct Makings<'a> {
     pub(crate) consensus: Held,
     pub(crate) settings: Settings,
     pub(crate) store: Health,
+    pub(crate) retires: Retires,
 }
 
 impl Board {
     pub(crate) fn new(makings: Makings<'_>) -> Self {
-        let Makings { keys, authorities, consensus, settings, store } = makings;
+        let Makings { keys, authorities, consensus, settings, store, retires } = makings;
         let state_dir = settings.borrow().state_dir.clone();
         let notes = Notes { certificate_ends: keys.certificate().expires, ..Notes::default() };
         Self(Arc::new(Inner {
@@ -89,6 +93,7 @@ impl Board {
             consensus,
             settings,
             store,
+            retires,
             links: LinkCounts::default(),
             notes: Mutex::new(notes),
         }))
@@ -150,6 +155,11 @@ impl Board {
         spawn_blocking(move || board.look()).await.ok()
     }
 
+    /// Bytes of messages and blobs held.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.0.store.bytes()
+    }
+
     fn look(&self) -> Report {
         let now = wall();
         let inner = &*self.0;
@@ -159,7 +169,7 @@ impl Board {
         let offers =
             offers.iter().filter(|(role, _)| config.offers(*role)).map(|(_, name)| (*name).to_owned()).collect();
         let notes = inner.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        let OwnerNotes { state, received, delayed, clients, fill, counters } = notes.owner;
+        let OwnerNotes { state, received, delayed, clients, fill, counters, loops } = notes.owner;
         let (mut directory, place) = match &held {
             Some(held) => {
                 (Directory::of(held, &inner.relay, &inner.link_key, now), Place::of(held, &inner.relay, offers, now))
@@ -196,6 +206,8 @@ impl Board {
             place,
             links: Links { clients: clients as u64, ..inner.links.now() },
             packets: Packets { received, delayed: delayed as u64, counters: by_name(&counters) },
+            loops,
+            retiring: *inner.retires.borrow(),
             store: Store {
                 writable: inner.store.writable(),
                 queues: inner.store.queues(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use posta_link::mirror::Mirrored;
-use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender, Received};
+use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender, Received, Speed};
 use posta_protocol::document::Profile;
 use posta_protocol::frame::Frame;
 use posta_protocol::secret::Secret;
@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) intake: Intake,
     pub(crate) events: mpsc::Sender<ClientEvent>,
     pub(crate) clock: Clock,
-    pub(crate) packets_per_second: u32,
+    pub(crate) speed: Arc<Speed>,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) mirrored: Mirrored,
 }
@@ -74,7 +74,7 @@ async fn serve(shared: Shared, connection: Connection, number: ClientLink) {
     if shared.events.send(ClientEvent::Up(number, sender)).await.is_err() {
         return;
     }
-    let pace = Pace::client(shared.packets_per_second, &connection);
+    let pace = Pace::client(Arc::clone(&shared.speed), &connection);
     // A task of its own: this one is as large as what opening a link takes, and a relay has many clients.
     tokio::spawn(live(shared, receiver, number, pace));
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! socket     the file `control` in the state folder, for its owner alone
-//! request    a line of at most 4 KiB:  backup PATH   or   status
+//! request    a line of at most 4 KiB:  backup PATH   or   status   or   retire DAYS   or   stay
 //! answer     a line:  ok WORDS   or   error WORDS
 //! ```
 //! One request on a connection, [`MAX_CONNECTIONS`] at once; others wait for their turn with the system, and a backup for
@@ -24,11 +24,17 @@ use tracing::{info, warn};
 
 use super::board::Board;
 use super::clock::{Utc, wall};
+use super::retire::Decisions;
+use crate::retirement::{MOST_DAYS, Retirement};
 use posta_protocol::now::Wall;
 
 const NAME: &str = "control";
 /// The request for a report.
 pub(crate) const STATUS: &str = "status";
+/// The request to retire, before the days.
+pub(crate) const RETIRE: &str = "retire";
+/// The request not to retire after all.
+pub(crate) const STAY: &str = "stay";
 const MODE: u32 = 0o600;
 /// Bytes of a request with its line end.
 const MAX_REQUEST: usize = 4096;
@@ -65,7 +71,7 @@ impl Control {
     }
 
     /// Answers until the process ends.
-    pub(crate) async fn serve(self, backups: Backups, board: Board) {
+    pub(crate) async fn serve(self, backups: Backups, board: Board, decisions: Decisions) {
         let backups = Arc::new(Mutex::new(backups));
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -73,10 +79,10 @@ impl Control {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let (backups, board) = (Arc::clone(&backups), board.clone());
+                    let (backups, board, decisions) = (Arc::clone(&backups), board.clone(), decisions.clone());
                     tokio::spawn(async move {
                         // Whoever is too slow, or has gone, is none of ours to report to.
-                        let _ = answer(&stream, &backups, &board).await;
+                        let _ = answer(&stream, &backups, &board, &decisions).await;
                         drop(permit);
                     });
                 }
@@ -101,10 +107,15 @@ fn short(folder: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))
 }
 
-async fn answer(stream: &UnixStream, backups: &Mutex<Backups>, board: &Board) -> io::Result<()> {
+async fn answer(stream: &UnixStream, backups: &Mutex<Backups>, board: &Board, decisions: &Decisions) -> io::Result<()> {
     let request = timeout(PATIENCE, read_line(stream)).await??;
     let answer = match request.split_once(' ') {
         None if request == STATUS => status(board).await,
+        None if request == STAY => decide(decisions, None).await,
+        Some((RETIRE, days)) => match days.parse() {
+            Ok(days @ 0..=MOST_DAYS) => decide(decisions, Some(days)).await,
+            _ => Err(format!("give 0 to {MOST_DAYS} days")),
+        },
         Some(("backup", path)) => backup(&*backups.lock().await, PathBuf::from(path)).await,
         _ => Err("this relay doesn't know that request: use the `posta-node` that it runs".into()),
     };
@@ -113,6 +124,18 @@ async fn answer(stream: &UnixStream, backups: &Mutex<Backups>, board: &Board) ->
         Err(words) => format!("error {words}\n"),
     };
     timeout(PATIENCE, write_all(stream, line.as_bytes())).await?
+}
+
+async fn decide(decisions: &Decisions, days: Option<u16>) -> Result<String, String> {
+    Ok(told(decisions.decide(days).await?))
+}
+
+/// What an operator is told of a decision.
+pub(crate) fn told(decided: Option<Retirement>) -> String {
+    match decided {
+        Some(retirement) => format!("the relay retires, until {} at the latest", Utc(Wall(retirement.until * 1000))),
+        None => "the relay stays".into(),
+    }
 }
 
 async fn status(board: &Board) -> Result<String, String> {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use posta_link::Endpoint;
 use posta_link::fetch::{
-    self, FetchError, Network, fetch_consensus, fetch_newer, look_for_forks, post_descriptor, withdraw,
+    self, FetchError, Network, fetch_consensus, fetch_mix_keys, fetch_newer, look_for_forks, post_descriptor, withdraw,
 };
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Consensus, Descriptor, Extensions, MixKeys, Refusal, Shelf, Succession, Withdrawal, verify_succession,
+    Consensus, Descriptor, Extensions, MixKeys, Refusal, Roles, Shelf, Succession, Withdrawal, verify_succession,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{KeyEpoch, RelayId};
@@ -21,13 +21,14 @@ use rand::RngExt;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::board::{Board, Settings};
 use super::cache::Cache;
 use super::clock::{Utc, wall};
 use super::links::Held;
 use super::mirroring;
+use super::retire::Retires;
 use crate::failure::Failure;
 use crate::keys::{KeyError, Keys};
 use crate::relay::replay::Fill;
@@ -60,6 +61,7 @@ pub(crate) struct Directory {
     pub(crate) settings: Settings,
     pub(crate) relay: RelayId,
     pub(crate) board: Board,
+    pub(crate) retires: Retires,
 }
 
 /// Turns the keys in time: makes new ones, tells the workers, destroys old ones. Ends only if a file can't be written.
@@ -147,7 +149,11 @@ impl Directory {
                     parts.send_replace(keys);
                     newest.send_replace(Some(consensus));
                 }
-                Err(FetchError::NothingNewer) => {}
+                Err(FetchError::NothingNewer) => {
+                    if let Some(held) = held.filter(|_| parts.borrow().is_empty()) {
+                        self.complete(held, &newest, &parts, &shelf).await;
+                    }
+                }
                 // A network that is just starting.
                 Err(e @ FetchError::NoConsensus) => {
                     info!("{e}");
@@ -170,6 +176,27 @@ impl Directory {
                 }
             };
             sleep(wait).await;
+        }
+    }
+
+    /// Fetches the mix keys of a consensus from the disk, so that this relay's loops go on after a restart, and so that it
+    /// mirrors them. If they are not to be had, they come with the next consensus.
+    async fn complete(
+        &self,
+        held: Arc<Consensus>,
+        newest: &watch::Sender<Option<Arc<Consensus>>>,
+        parts: &watch::Sender<Parts>,
+        shelf: &watch::Sender<Arc<Shelf>>,
+    ) {
+        let mirrors = mirroring::others(&held, &self.relay);
+        match fetch_mix_keys(&self.network, &mirrors, &self.dialer, &held).await {
+            Ok(keys) => {
+                mirroring::put(shelf, &held, &keys).await;
+                parts.send_replace(keys);
+                // The owner looks at the keys when it is told of a consensus.
+                newest.send_replace(Some(held));
+            }
+            Err(e) => debug!("the mix keys of the kept consensus were not fetched: {e}"),
         }
     }
 
@@ -258,6 +285,7 @@ impl Directory {
         let mut said = String::new();
         let mut accepted_once = false;
         let mut settings = self.settings.clone();
+        let mut retires = self.retires.clone();
         let mut warned = None;
         loop {
             let state = settings.borrow_and_update().state_dir.clone();
@@ -265,6 +293,7 @@ impl Directory {
             self.board.signs_until(signer.keys.certificate().expires);
             warn_of_expiry(&mut warned, signer.keys.certificate().expires, wall());
             let mix_keys = public.borrow_and_update().clone();
+            retires.mark_unchanged();
             let epoch = consensus.borrow().as_ref().map(|c| c.params().epoch_ms());
             let capacity = fill.borrow_and_update().advertised(settings.borrow().capacity);
             let posted = match self.descriptor(&signer, mix_keys, capacity, wall()) {
@@ -300,6 +329,7 @@ impl Directory {
             tokio::select! {
                 () = sleep(wait) => {}
                 changed = public.changed() => if changed.is_err() { sleep(wait).await },
+                changed = retires.changed() => if changed.is_err() { sleep(wait).await },
                 changed = fill.changed() => if changed.is_err() { sleep(wait).await },
                 changed = settings.changed() => if changed.is_err() { sleep(wait).await },
             }
@@ -313,7 +343,7 @@ impl Directory {
             link_key: signer.keys.link_public(),
             link_addresses: config.advertised_link(),
             client_addresses: config.advertised_client(),
-            roles: config.directory_roles(),
+            roles: Roles { retiring: self.retires.borrow().is_some(), ..config.directory_roles() },
             family: config.family_key(),
             operator: config.operator_id(&self.relay),
             capacity,

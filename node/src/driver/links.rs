@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posta_link::mirror::Mirrored;
-use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender, Received, SendError};
+use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender, Received, SendError, Speed};
 use posta_protocol::document::{Consensus, Position, legal};
 use posta_protocol::frame::Hello;
 use posta_protocol::ids::{LinkPublicKey, RelayId};
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) consensus: Held,
     pub(crate) intake: Intake,
     pub(crate) clock: Clock,
-    pub(crate) packets_per_second: u32,
+    pub(crate) speed: Arc<Speed>,
     pub(crate) patience: Duration,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) open: LinkCounts,
@@ -93,6 +93,11 @@ impl Links {
             self.standing.came();
         }
         taken
+    }
+
+    /// Takes over how long packets for one neighbour may hold up the others.
+    pub(crate) const fn set_patience(&mut self, patience: Duration) {
+        self.shared.patience = patience;
     }
 
     /// Whether there is room for one more packet in front of the neighbours; if not, the owner holds back.
@@ -331,8 +336,8 @@ async fn reach(shared: Shared, id: RelayId, pause: Duration) -> Option<Link> {
 }
 
 async fn receive(mut receiver: LinkReceiver, from: RelayId, shared: Shared) {
-    let Shared { intake, clock, packets_per_second, mut stopping, .. } = shared;
-    let pace = Pace::new(packets_per_second, None);
+    let Shared { intake, clock, speed, mut stopping, .. } = shared;
+    let pace = Pace::new(speed, None);
     loop {
         let received = tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return,

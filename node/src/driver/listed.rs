@@ -25,7 +25,7 @@ pub fn listed(config: &Config, network: &Network, keys: &Keys) -> Result<String,
     judge(&consensus?.0, keys)
 }
 
-fn judge(consensus: &Consensus, keys: &Keys) -> Result<String, Failure> {
+pub(super) fn judge(consensus: &Consensus, keys: &Keys) -> Result<String, Failure> {
     let (relay, epoch) = (keys.relay(), consensus.epoch().0);
     let Some(entry) = consensus.relay(&relay) else {
         return Err(Failure::network(format_args!(

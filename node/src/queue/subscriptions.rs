@@ -109,6 +109,27 @@ impl Subscriptions {
         }
         self.acked(&queue, acked);
         self.touch(&queue);
+        dropped + self.fit()
+    }
+
+    /// Takes other bounds over. Returns how many blocks had to go.
+    pub(super) fn bound(&mut self, max_queues: usize, max_blocks: usize, max_per_queue: usize) -> u64 {
+        self.max_queues = max_queues;
+        self.max_blocks = max_blocks;
+        self.max_per_queue = max_per_queue.clamp(1, MAX_QUEUE_SURBS);
+        let mut dropped = 0;
+        for sub in self.queues.values_mut() {
+            let over = sub.blocks.len().saturating_sub(self.max_per_queue);
+            sub.blocks.drain(..over);
+            dropped += over;
+        }
+        self.blocks -= dropped;
+        dropped as u64 + self.fit()
+    }
+
+    /// Lets go of the queues longest without an event, until the bounds are kept. Returns how many blocks went.
+    fn fit(&mut self) -> u64 {
+        let mut dropped = 0;
         while self.queues.len() > self.max_queues || self.blocks > self.max_blocks {
             let Some(oldest) = self.order.first_key_value().map(|(_, queue)| *queue) else { break };
             dropped += self.remove(&oldest);
@@ -273,6 +294,11 @@ impl Subscriptions {
         }
     }
 
+    /// Queues, and the blocks of all of them.
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.queues.len(), self.blocks)
+    }
+
     #[cfg(test)]
     fn sizes(&self) -> [usize; 4] {
         [self.queues.len(), self.order.len(), self.turns.len(), self.blocks]
@@ -312,6 +338,10 @@ mod tests {
         assert_eq!(all.add(queue(3), subscribed(3)), 0);
         assert_eq!(all.add(queue(3), subscribed(1)), 2, "too many blocks in all: the other queue goes");
         assert_eq!(all.sizes(), [1, 1, 0, 5]);
+        all.add(queue(4), subscribed(1));
+        assert_eq!(all.bound(9, 99, 2), 3, "a lower bound for each queue: the oldest blocks go at once");
+        assert_eq!((all.sizes(), all.bound(1, 99, 2)), ([2, 2, 0, 3], 2), "and queues, the oldest first");
+        assert_eq!(all.sizes(), [1, 1, 0, 1]);
         let mut one = Subscriptions::new(9, 99, MAX_QUEUE_SURBS);
         assert_eq!(one.add(queue(1), subscribed(MAX_QUEUE_SURBS + 3)), 3, "the oldest blocks of a queue go");
         assert_eq!(one.sizes(), [1, 1, 0, MAX_QUEUE_SURBS]);

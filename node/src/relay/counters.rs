@@ -54,6 +54,8 @@ pub struct Counters {
     pub not_admitted: u64,
     /// Commands to make a queue refused because too many were made in this second.
     pub create_rate: u64,
+    /// Commands for a new queue or blob refused because the relay retires.
+    pub retiring: u64,
     /// Commands refused because too many wait for the store.
     pub busy: u64,
     /// Answers not sent: no reply block, or one that can't be used now.

@@ -91,6 +91,16 @@ impl DelayQueue {
         self.held += 1;
         self.bytes += held.bytes();
         self.slots.entry(Due::at(due)).or_default().push(held);
+        self.fit()
+    }
+
+    /// Takes another bound over. Returns how many packets, those due last, had no room any more.
+    pub(crate) fn bound(&mut self, bounds: DelayBounds) -> u64 {
+        self.bounds = bounds;
+        self.fit()
+    }
+
+    fn fit(&mut self) -> u64 {
         let mut dropped = 0;
         while (self.held > self.bounds.packets || self.bytes > self.bounds.bytes) && self.drop_last() {
             dropped += 1;

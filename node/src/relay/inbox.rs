@@ -72,6 +72,12 @@ impl Inboxes {
         Self { bounds, inboxes: HashMap::new(), links: HashMap::new(), buffered: 0 }
     }
 
+    /// Takes other bounds over, for what comes from now on: inboxes beyond them stay until their key epoch ends, and one
+    /// that buffers gives up its oldest packet for each new one.
+    pub(crate) const fn bound(&mut self, bounds: InboxBounds) {
+        self.bounds = bounds;
+    }
+
     /// Attaches the inbox of `secret` to `link`: its id and what it buffered, or `None` if there are too many.
     pub(crate) fn attach(
         &mut self,
@@ -154,7 +160,7 @@ impl Inboxes {
         }
     }
 
-    #[cfg(test)]
+    /// Inboxes, links that have some, and packets in them.
     pub(crate) fn len(&self) -> (usize, usize, usize) {
         (self.inboxes.len(), self.links.len(), self.buffered)
     }

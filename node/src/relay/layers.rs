@@ -47,6 +47,11 @@ impl Layers {
         self.places.retain(|epoch, _| epoch.next() >= current);
     }
 
+    /// Key epochs whose places are known.
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
     pub(crate) fn key_epoch(&self, at: Wall) -> Option<KeyEpoch> {
         self.key_epoch_ms.map(|ms| KeyEpoch(at.0 / ms))
     }

@@ -35,7 +35,7 @@ use posta_protocol::packet::Packet;
 use posta_protocol::params::{DEFAULT_RELAY_LOOP_INTERVAL, MAX_HOP_DELAY, MIN_RELAY_LOOP_INTERVAL};
 use posta_protocol::registry::parameter;
 use rand_core::CryptoRng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::delay::{below, exponential};
 use super::layers::skew;
@@ -56,7 +56,7 @@ const DRAWS: usize = 32;
 const KEY_EPOCHS: usize = 2;
 
 /// Loops of a span of time, each in the window in which its end was known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoopCount {
     /// Came back whole.
     pub returned: u64,
@@ -170,6 +170,11 @@ impl Loops {
         self.consensus = None;
         self.next = None;
         self.under_way.values_mut().for_each(|one| one.judged = false);
+    }
+
+    /// Loops under way.
+    pub(super) fn len(&self) -> usize {
+        self.under_way.len()
     }
 
     /// The loops of the last hour, or of as much of it as the relay has run.

@@ -173,8 +173,17 @@ fn a_suspended_queue_refuses_writers_and_goes_on_reading() {
 fn info_says_how_a_queue_stands() {
     let limits = Limits { queue_quota: 5, queue_ttl: HOUR * 10, message_ttl: HOUR * 3, ..limits() };
     each(&limits, |rig| {
-        let fresh =
-            Info { kind: Plain, secured: false, suspended: false, held: 0, room: 5, highest: 0, acked: 0, hours: 11 };
+        let fresh = Info {
+            kind: Plain,
+            secured: false,
+            suspended: false,
+            retiring: false,
+            held: 0,
+            room: 5,
+            highest: 0,
+            acked: 0,
+            hours: 11,
+        };
         rig.one(1, create(1, 2));
         assert_eq!(rig.one(1, info(1)), Outcome::Info(fresh));
         rig.store

@@ -159,6 +159,7 @@ pub(crate) fn request_seeds() -> Vec<Vec<u8>> {
         Request::Withdraw(vec![7]),
         Request::Proposal(vec![8]),
         Request::GetRound,
+        Request::Reach { client: true, address: "192.0.2.1:1".parse().unwrap() },
         Request::GetConsensusDiff { base: Hash([9; 32]) },
         Request::GetMixKeysDiff { base: Hash([10; 32]), to: Hash([11; 32]) },
     ]

@@ -121,6 +121,7 @@ pub(crate) fn answer_seeds() -> Vec<Vec<u8>> {
         kind: QueueKind::Contact,
         secured: true,
         suspended: false,
+        retiring: false,
         held: 1,
         room: 2,
         highest: 3,

@@ -34,22 +34,38 @@ pub(crate) fn server_config(tls: QuicServerConfig, audience: Audience) -> Server
     config
 }
 
+/// Who judges those that knock at a port, and by which clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    doorman: Doorman,
+    mirror: bool,
+    start: Instant,
+}
+
+impl Door {
+    pub(crate) fn new(limits: PortLimits) -> Self {
+        Self { doorman: Doorman::new(limits), mirror: limits.mirror, start: Instant::now() }
+    }
+
+    pub(crate) fn set_limits(&self, limits: PortLimits) {
+        self.doorman.set_limits(since(self.start), limits);
+    }
+}
+
+fn since(start: Instant) -> Mono {
+    Mono(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
+}
+
 /// Accepts until the endpoint is closed.
-pub(crate) async fn run(
-    quic: quinn::Endpoint,
-    audience: Audience,
-    limits: PortLimits,
-    finished: mpsc::Sender<Connection>,
-) {
-    let start = Instant::now();
-    let door = Doorman::new(limits);
+pub(crate) async fn run(quic: quinn::Endpoint, audience: Audience, door: Door, finished: mpsc::Sender<Connection>) {
+    let Door { doorman, mirror, start } = door;
     let places = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
     while let Some(incoming) = quic.accept().await {
-        let now = Mono(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let now = since(start);
         let under_way = HANDSHAKES_AT_ONCE.saturating_sub(places.available_permits());
         let address = incoming.remote_address().ip();
         let validated = incoming.remote_address_validated();
-        let place = match door.judge(now, address, validated, quic.open_connections(), under_way) {
+        let place = match doorman.judge(now, address, validated, quic.open_connections(), under_way) {
             Verdict::Accept(place) => place,
             Verdict::Retry => {
                 // The peer comes back with a token. Fails only for a validated address, which this is not.
@@ -66,7 +82,7 @@ pub(crate) async fn run(
         let Ok(permit) = Arc::clone(&places).try_acquire_owned() else { continue };
         let finished = finished.clone();
         tokio::spawn(async move {
-            match handshake(incoming, audience, limits.mirror, place).await {
+            match handshake(incoming, audience, mirror, place).await {
                 Ok(connection) => {
                     // Fails when the endpoint is gone; the connection then closes as it is dropped.
                     let _ = finished.send(connection).await;

@@ -68,6 +68,7 @@ struct Inner {
     transport: Arc<TransportConfig>,
     accepted: Option<Mutex<mpsc::Receiver<Connection>>>,
     acceptor: Option<AbortHandle>,
+    door: Option<accept::Door>,
 }
 
 impl Drop for Inner {
@@ -125,7 +126,8 @@ impl Endpoint {
             quinn::Endpoint::new(endpoint_config(key, audience, port), Some(server), socket, Arc::new(TokioRuntime))
                 .map_err(|source| LinkError::Bind { addr, source })?;
         let (finished, accepted) = mpsc::channel(accept::ACCEPTED_WAITING);
-        let acceptor = tokio::spawn(accept::run(quic.clone(), audience, limits, finished)).abort_handle();
+        let door = accept::Door::new(limits);
+        let acceptor = tokio::spawn(accept::run(quic.clone(), audience, door.clone(), finished)).abort_handle();
         Ok(Self {
             inner: Arc::new(Inner {
                 quic,
@@ -136,6 +138,7 @@ impl Endpoint {
                 transport: Arc::new(audience.transport(Side::Client)),
                 accepted: Some(Mutex::new(accepted)),
                 acceptor: Some(acceptor),
+                door: Some(door),
             }),
         })
     }
@@ -169,8 +172,17 @@ impl Endpoint {
                 transport: Arc::new(audience.transport(Side::Client)),
                 accepted: None,
                 acceptor: None,
+                door: None,
             }),
         })
+    }
+
+    /// Takes other limits over, for whoever knocks from now on; does nothing if it only dials. Connections that stand
+    /// beyond them stay, the packets of their networks keep to the new rate.
+    pub fn set_limits(&self, limits: PortLimits) {
+        if let Some(door) = &self.inner.door {
+            door.set_limits(limits);
+        }
     }
 
     /// The address that this port has.

@@ -35,7 +35,7 @@ use crate::keys::atomic_write;
 
 mod newest;
 
-pub use self::newest::{Documents, Held, Mirror, Mirrors, fetch_consensus, fetch_newer, fetch_signed};
+pub use self::newest::{Documents, Held, Mirror, Mirrors, fetch_consensus, fetch_mix_keys, fetch_newer, fetch_signed};
 
 /// How long one authority may take for everything that is asked of it, before the next one is asked.
 pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(20);

@@ -25,6 +25,7 @@
 //! | [`tls`] | keys, verifiers, what is negotiated (nothing) |
 //! | [`transport`] | windows, timeouts, congestion control by audience |
 //! | [`fetch`], [`mirror`] | the directory's documents: asking for them, and answering |
+//! | [`reach`] | whether a relay's addresses can be reached from elsewhere |
 //! | [`config`], [`keys`], [`logs`], [`exit`], [`http`] | what every program shares |
 
 mod accept;
@@ -41,6 +42,7 @@ pub mod limits;
 pub mod link;
 pub mod logs;
 pub mod mirror;
+pub mod reach;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -49,7 +51,7 @@ pub mod transport;
 pub use connection::{Connection, Responder};
 pub use endpoint::{Admit, AnyPeer, Endpoint};
 pub use error::{Closed, ControlError, LinkError, SendError};
-pub use limits::{PortLimits, Rate, SharedRate};
+pub use limits::{PortLimits, Rate, SharedRate, Speed};
 pub use link::{Link, LinkReceiver, LinkSender, Received};
 pub use posta_protocol::ids::LinkPublicKey;
 pub use tls::LinkKey;

@@ -105,6 +105,13 @@ impl Rate {
         self.take_above(now, self.depth / 2)
     }
 
+    /// Takes other figures over, at once: what is missing stays missing, but never more than a whole bucket.
+    pub fn retune(&mut self, now: Mono, per_second: u32, burst: u32) {
+        let missing = self.missing(now);
+        let tuned = Self::new(per_second, burst);
+        *self = Self { full_at: Mono(now.0.saturating_add(missing.min(tuned.depth))), ..tuned };
+    }
+
     const fn missing(&self, now: Mono) -> u64 {
         self.full_at.0.saturating_sub(now.0)
     }
@@ -119,13 +126,35 @@ impl Rate {
     }
 }
 
+/// How fast many rates go, in one place: a change counts for all of them from the next turn on.
+#[derive(Debug)]
+pub struct Speed {
+    step: AtomicU64,
+    depth: AtomicU64,
+}
+
+impl Speed {
+    /// So many in a second, and so many at once. Zero of either counts as one.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        let Rate { step, depth, .. } = Rate::new(per_second, burst);
+        Self { step: AtomicU64::new(step), depth: AtomicU64::new(depth) }
+    }
+
+    /// Takes other figures over. A turn that is taken meanwhile may see one of the new and one of the old.
+    pub fn set(&self, per_second: u32, burst: u32) {
+        let Rate { step, depth, .. } = Rate::new(per_second, burst);
+        self.step.store(step, Ordering::Relaxed);
+        self.depth.store(depth, Ordering::Relaxed);
+    }
+}
+
 /// A rate that several links keep together, without a lock: each takes its next turn, and waits until it comes.
 ///
 /// Turns are taken in advance, at most one by each link that waits, so that the line is no longer than there are links.
 #[derive(Debug)]
 pub struct SharedRate {
-    step: u64,
-    depth: u64,
+    speed: Arc<Speed>,
     /// When all turns that were taken are over and the burst is there again.
     full_at: AtomicU64,
 }
@@ -134,15 +163,21 @@ impl SharedRate {
     /// With a whole burst at hand. Zero of either counts as one.
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
-        let Rate { step, depth, .. } = Rate::new(per_second, burst);
-        Self { step, depth, full_at: AtomicU64::new(0) }
+        Self::at(Arc::new(Speed::new(per_second, burst)))
+    }
+
+    /// As fast as `speed` says, now and later, with a whole burst at hand.
+    #[must_use]
+    pub const fn at(speed: Arc<Speed>) -> Self {
+        Self { speed, full_at: AtomicU64::new(0) }
     }
 
     /// Takes a turn: how long until it comes; zero if it is now.
     pub fn turn(&self, now: Mono) -> Duration {
-        let after = |full_at: u64| Some(full_at.max(now.0).saturating_add(self.step));
+        let (step, depth) = (self.speed.step.load(Ordering::Relaxed), self.speed.depth.load(Ordering::Relaxed));
+        let after = |full_at: u64| Some(full_at.max(now.0).saturating_add(step));
         let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).unwrap_or_default();
-        Duration::from_micros((taken.max(now.0) - now.0 + self.step).saturating_sub(self.depth))
+        Duration::from_micros((taken.max(now.0) - now.0 + step).saturating_sub(depth))
     }
 }
 
@@ -193,6 +228,7 @@ pub enum Verdict {
 struct Door {
     limits: PortLimits,
     rate: Rate,
+    packets: Arc<Speed>,
     networks: HashMap<Network, Guest>,
 }
 
@@ -230,7 +266,21 @@ impl Doorman {
     #[must_use]
     pub fn new(limits: PortLimits) -> Self {
         let rate = Rate::new(limits.handshakes, limits.handshakes);
-        Self(Arc::new(Mutex::new(Door { limits, rate, networks: HashMap::new() })))
+        let packets = Arc::new(Speed::new(limits.packets_per_network, limits.packets_per_network));
+        Self(Arc::new(Mutex::new(Door { limits, rate, packets, networks: HashMap::new() })))
+    }
+
+    /// Takes other limits over, at once. Connections that stand beyond them stay; whether documents are mirrored can't
+    /// change.
+    pub fn set_limits(&self, now: Mono, limits: PortLimits) {
+        self.with(|door| {
+            door.limits = PortLimits { mirror: door.limits.mirror, ..limits };
+            door.rate.retune(now, limits.handshakes, limits.handshakes);
+            door.packets.set(limits.packets_per_network, limits.packets_per_network);
+            for guest in door.networks.values_mut() {
+                guest.rate.retune(now, limits.handshakes_per_network, limits.handshakes_per_network);
+            }
+        });
     }
 
     /// Judges a first datagram from an address that is `validated` or not, while so many `connections` stand and so
@@ -285,8 +335,9 @@ impl Door {
         if !take(&mut rate) || !take(&mut self.rate) {
             return no;
         }
+        let packets = &self.packets;
         let guest = self.networks.entry(network).or_insert_with(|| {
-            let packets = SharedRate::new(limits.packets_per_network, limits.packets_per_network);
+            let packets = SharedRate::at(Arc::clone(packets));
             Guest { open: 0, rate, packets: Arc::new(packets) }
         });
         guest.rate = rate;

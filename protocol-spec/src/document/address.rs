@@ -14,13 +14,8 @@ pub(super) fn read(r: &mut Reader<'_>) -> Result<Vec<SocketAddr>, Malformed> {
     let n = r.count(MAX_ADDRESSES, WHAT)?;
     let mut list: Vec<SocketAddr> = Vec::with_capacity(n);
     for _ in 0..n {
-        let ip = match r.u8(WHAT)? {
-            family::IPV4 => IpAddr::V4(Ipv4Addr::from(r.array::<4>(WHAT)?)),
-            family::IPV6 => IpAddr::V6(Ipv6Addr::from(r.array::<16>(WHAT)?)),
-            _ => return Err(Malformed::Value(WHAT)),
-        };
-        let addr = SocketAddr::new(ip, r.u16(WHAT)?);
-        if !usable(&addr) || list.last().is_some_and(|last| *last >= addr) {
+        let addr = read_one(r)?;
+        if list.last().is_some_and(|last| *last >= addr) {
             return Err(Malformed::Value(WHAT));
         }
         list.push(addr);
@@ -28,21 +23,36 @@ pub(super) fn read(r: &mut Reader<'_>) -> Result<Vec<SocketAddr>, Malformed> {
     Ok(list)
 }
 
+/// Reads one address that can be dialled.
+pub(super) fn read_one(r: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
+    let ip = match r.u8(WHAT)? {
+        family::IPV4 => IpAddr::V4(Ipv4Addr::from(r.array::<4>(WHAT)?)),
+        family::IPV6 => IpAddr::V6(Ipv6Addr::from(r.array::<16>(WHAT)?)),
+        _ => return Err(Malformed::Value(WHAT)),
+    };
+    let addr = SocketAddr::new(ip, r.u16(WHAT)?);
+    if usable(&addr) { Ok(addr) } else { Err(Malformed::Value(WHAT)) }
+}
+
 pub(super) fn write(list: &[SocketAddr], w: &mut Writer) {
     w.count(list.len());
     for addr in list {
-        match addr.ip() {
-            IpAddr::V4(ip) => {
-                w.u8(family::IPV4);
-                w.bytes(&ip.octets());
-            }
-            IpAddr::V6(ip) => {
-                w.u8(family::IPV6);
-                w.bytes(&ip.octets());
-            }
-        }
-        w.u16(addr.port());
+        write_one(addr, w);
     }
+}
+
+pub(super) fn write_one(addr: &SocketAddr, w: &mut Writer) {
+    match addr.ip() {
+        IpAddr::V4(ip) => {
+            w.u8(family::IPV4);
+            w.bytes(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            w.u8(family::IPV6);
+            w.bytes(&ip.octets());
+        }
+    }
+    w.u16(addr.port());
 }
 
 /// Brings a list into its one order; mapped addresses become IPv4 and scopes are dropped.

@@ -1,5 +1,7 @@
 //! What is asked of an authority, and what it answers.
 
+use core::net::SocketAddr;
+
 use super::RoundReport;
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
@@ -8,7 +10,7 @@ use crate::params::{
     MAX_CONSENSUS_DIFF_LEN, MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_DESCRIPTORS_AT_ONCE, MAX_MIX_KEYS_LEN,
     MAX_VOTE_LEN,
 };
-use crate::registry::{directory as code, directory_answer, refusal};
+use crate::registry::{directory as code, directory_answer, reach, refusal};
 
 const WHAT: &str = "request";
 
@@ -52,6 +54,54 @@ pub enum Request {
         /// The hash of those that it wants.
         to: Hash,
     },
+    /// To a relay, from a relay that is listed: dial this address of mine, and say what came of it. Answered by
+    /// [`Reply::Ok`] with a [`Reached`] in one byte; [`Refusal::Address`] if the consensus doesn't list it as the asker's.
+    Reach {
+        /// Whether it is one for clients.
+        client: bool,
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+/// What came of dialling a relay's address for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reached {
+    /// The relay answered, with its key.
+    Yes,
+    /// Nobody answered in time.
+    Silent,
+    /// Somebody else answered, or whoever did refused.
+    Other,
+    /// Who was asked has no address of that kind itself.
+    Unable,
+}
+
+impl Reached {
+    /// Its number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Yes => reach::REACHED,
+            Self::Silent => reach::SILENT,
+            Self::Other => reach::OTHER,
+            Self::Unable => reach::UNABLE,
+        }
+    }
+
+    /// From the content of a reply.
+    ///
+    /// # Errors
+    /// [`Malformed::Value`] if it isn't one known number.
+    pub fn decode(content: &[u8]) -> Result<Self, Malformed> {
+        Ok(match content {
+            [reach::REACHED] => Self::Yes,
+            [reach::SILENT] => Self::Silent,
+            [reach::OTHER] => Self::Other,
+            [reach::UNABLE] => Self::Unable,
+            _ => return Err(Malformed::Value("reached")),
+        })
+    }
 }
 
 impl Request {
@@ -118,6 +168,11 @@ impl Request {
                 base.write(&mut w);
                 to.write(&mut w);
             }
+            Self::Reach { client, address } => {
+                w.u8(code::REACH);
+                w.bool(*client);
+                super::address::write_one(address, &mut w);
+            }
         }
         w.finish()
     }
@@ -145,6 +200,7 @@ impl Request {
             code::GET_ROUND => Self::GetRound,
             code::GET_CONSENSUS_DIFF => Self::GetConsensusDiff { base: Hash::read(&mut r)? },
             code::GET_MIX_KEYS_DIFF => Self::GetMixKeysDiff { base: Hash::read(&mut r)?, to: Hash::read(&mut r)? },
+            code::REACH => Self::Reach { client: r.bool(WHAT)?, address: super::address::read_one(&mut r)? },
             _ => return Err(Malformed::Value(WHAT)),
         };
         r.finish(WHAT)?;
@@ -160,7 +216,8 @@ impl Request {
             | Self::Echo(_)
             | Self::Signature(_)
             | Self::Withdraw(_)
-            | Self::Proposal(_) => 1,
+            | Self::Proposal(_)
+            | Self::Reach { .. } => 1,
             Self::GetRound => RoundReport::MAX_LEN,
             Self::GetConsensus { .. } => MAX_CONSENSUS_LEN,
             Self::GetMixKeys(_) | Self::GetMixKeysDiff { .. } => MAX_MIX_KEYS_LEN,

@@ -11,23 +11,35 @@ pub struct Roles {
     pub edge: bool,
     /// Mixing in the middle of paths.
     pub mix: bool,
+    /// It goes soon: an edge that takes no new queues and guards no new clients. What it has is still reached.
+    pub retiring: bool,
 }
 
 impl Roles {
     /// Entry and queues.
-    pub const EDGE: Self = Self { edge: true, mix: false };
+    pub const EDGE: Self = Self { edge: true, mix: false, retiring: false };
     /// Mixing.
-    pub const MIX: Self = Self { edge: false, mix: true };
+    pub const MIX: Self = Self { edge: false, mix: true, retiring: false };
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         match r.u8("roles")? {
-            flags if flags == 0 || flags > role::EDGE | role::MIX => Err(Malformed::Value("roles")),
-            flags => Ok(Self { edge: flags & role::EDGE != 0, mix: flags & role::MIX != 0 }),
+            flags if flags > role::EDGE | role::MIX | role::RETIRING => Err(Malformed::Value("roles")),
+            flags => {
+                let roles = Self {
+                    edge: flags & role::EDGE != 0,
+                    mix: flags & role::MIX != 0,
+                    retiring: flags & role::RETIRING != 0,
+                };
+                // Nothing at all, or a mix that retires: it would have nothing to keep for anybody.
+                if roles.edge || (roles.mix && !roles.retiring) { Ok(roles) } else { Err(Malformed::Value("roles")) }
+            }
         }
     }
 
     pub(super) fn write(self, w: &mut Writer) {
-        w.u8((u8::from(self.edge) * role::EDGE) | (u8::from(self.mix) * role::MIX));
+        w.u8((u8::from(self.edge) * role::EDGE)
+            | (u8::from(self.mix) * role::MIX)
+            | (u8::from(self.retiring) * role::RETIRING));
     }
 }
 

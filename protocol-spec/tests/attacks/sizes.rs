@@ -92,6 +92,7 @@ fn answers() -> Vec<(Body, usize)> {
         kind: QueueKind::Bulk,
         secured: true,
         suspended: true,
+        retiring: true,
         held: 1,
         room: 2,
         highest: 3,
@@ -243,6 +244,7 @@ fn documents_of_fixed_size_have_exactly_these() {
         (Request::Withdraw(vec![0; 219]), 220),
         (Request::Proposal(vec![0; 10]), 11),
         (Request::GetRound, 1),
+        (Request::Reach { client: true, address: "192.0.2.1:1".parse().unwrap() }, 9),
         (Request::GetConsensusDiff { base: Hash([1; 32]) }, 33),
         (Request::GetMixKeysDiff { base: Hash([1; 32]), to: Hash([2; 32]) }, 65),
     ];

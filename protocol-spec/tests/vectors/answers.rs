@@ -21,9 +21,11 @@ pub(crate) fn make() -> Vec<Json> {
 
 fn bodies() -> Vec<(&'static str, Body)> {
     let rng = &mut Recorder::new("answers", "bodies");
-    let info = |kind, secured, suspended| {
-        Body::Info(Info { kind, secured, suspended, held: 3, room: 125, highest: 70_000, acked: 69_997, hours: 2_160 })
+    let told = |kind, secured, suspended, retiring| {
+        let (held, room, highest, acked, hours) = (3, 125, 70_000, 69_997, 2_160);
+        Body::Info(Info { kind, secured, suspended, retiring, held, room, highest, acked, hours })
     };
+    let info = |kind, secured, suspended| told(kind, secured, suspended, false);
     let puzzle = |effort, rng: &mut Recorder| Body::NotAdmitted(Asks::Puzzle(Puzzle { effort, seed: rng.array() }));
     vec![
         ("done", Body::Ok),
@@ -35,6 +37,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("info on a secured queue", info(QueueKind::Plain, true, false)),
         ("info on a suspended contact queue", info(QueueKind::Contact, false, true)),
         ("info on a bulk queue, secured and suspended", info(QueueKind::Bulk, true, true)),
+        ("info on a queue of a relay that retires", told(QueueKind::Plain, true, false, true)),
         ("not admitted, asks for nothing", Body::NotAdmitted(Asks::Nothing)),
         ("not admitted without the password", Body::NotAdmitted(Asks::Password)),
         ("not admitted without a solution", puzzle(18, rng)),
@@ -74,7 +77,7 @@ fn describe(body: &Body) -> (u8, Json) {
         Body::Info(i) => (
             code::INFO,
             object! {
-                "queue_kind": i.kind.code(), "secured": i.secured, "suspended": i.suspended, "held": i.held,
+                "queue_kind": i.kind.code(), "secured": i.secured, "suspended": i.suspended, "retiring": i.retiring, "held": i.held,
                 "room": i.room, "highest": i.highest, "acked": i.acked, "hours": i.hours,
             },
         ),

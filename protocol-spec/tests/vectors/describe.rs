@@ -26,7 +26,7 @@ pub(crate) fn certificate(c: &Certificate) -> Json {
     }
 }
 
-fn addresses(list: &[SocketAddr]) -> Vec<Json> {
+pub(crate) fn addresses(list: &[SocketAddr]) -> Vec<Json> {
     let one = |a: &SocketAddr| match a.ip() {
         IpAddr::V4(ip) => object! { "family": 4_u8, "ip": ip.octets(), "port": a.port() },
         IpAddr::V6(ip) => object! { "family": 6_u8, "ip": ip.octets(), "port": a.port() },
@@ -35,7 +35,7 @@ fn addresses(list: &[SocketAddr]) -> Vec<Json> {
 }
 
 fn roles(roles: Roles) -> Json {
-    object! { "edge": roles.edge, "mix": roles.mix }
+    object! { "edge": roles.edge, "mix": roles.mix, "retiring": roles.retiring }
 }
 
 /// No family is an empty text.

@@ -47,7 +47,7 @@ fn next() -> (ConsensusBody, MixKeys) {
         link_key: LinkPublicKey(rng.array()),
         link_addresses: vec!["198.51.100.2:4433".parse().unwrap()],
         client_addresses: vec!["198.51.100.2:4434".parse().unwrap()],
-        roles: Roles { edge: true, mix: true },
+        roles: Roles { edge: true, ..Roles::MIX },
         family: if all.family.is_some() { None } else { Some(rng.array()) },
         operator: OperatorId(rng.array()),
         capacity: 501,

@@ -129,7 +129,7 @@ pub(crate) fn edge() -> Descriptor {
         link_key: LinkPublicKey(rng.array()),
         link_addresses: addresses(["192.0.2.1:4433", "[2001:db8::1]:4433"]),
         client_addresses: addresses(["192.0.2.1:4434"]),
-        roles: Roles { edge: true, mix: true },
+        roles: Roles { edge: true, mix: true, retiring: true },
         family: Some(rng.array()),
         operator: OperatorId(rng.array()),
         capacity: 1_000,

@@ -38,6 +38,11 @@ pub(crate) fn make() -> Vec<Json> {
             "get the difference from mix keys",
             Request::GetMixKeysDiff { base: Hash(rng.array()), to: Hash(rng.array()) },
         ),
+        ("dial my address for clients", Request::Reach { client: true, address: "192.0.2.7:4434".parse().unwrap() }),
+        (
+            "dial my address for relays",
+            Request::Reach { client: false, address: "[2001:db8::7]:4433".parse().unwrap() },
+        ),
     ]
     .map(|(name, request)| request_json(name, &request))
     .into();
@@ -85,6 +90,10 @@ fn request_json(name: &str, request: &Request) -> Json {
         Request::GetRound => (directory::GET_ROUND, object! {}),
         Request::GetConsensusDiff { base } => (directory::GET_CONSENSUS_DIFF, object! { "base": base.0 }),
         Request::GetMixKeysDiff { base, to } => (directory::GET_MIX_KEYS_DIFF, object! { "base": base.0, "to": to.0 }),
+        Request::Reach { client, address } => {
+            let addresses = Json::from(describe::addresses(&[*address]));
+            (directory::REACH, object! { "client": *client, "addresses": addresses })
+        }
     };
     object! { "name": name, "kind": "request", "code": code, "fields": fields, "bytes": request.encode() }
 }

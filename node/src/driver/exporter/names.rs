@@ -40,6 +40,7 @@ pub(crate) const COUNTERS: &[Counted] = &[
     ("malformed", REFUSED, Some("malformed")),
     ("not_admitted", REFUSED, Some("not_admitted")),
     ("busy", REFUSED, Some("busy")),
+    ("retiring", REFUSED, Some("retiring")),
     ("create_rate", REFUSED, Some("create_rate")),
     ("unanswered", "posta_answers_unsent_total", None),
     ("blocks_dropped", "posta_reply_blocks_dropped_total", None),
@@ -93,6 +94,11 @@ pub(crate) fn describe() {
     describe_gauge!("posta_links_in", Unit::Count, "Links that relays have dialled");
     describe_gauge!("posta_client_links", Unit::Count, "Links from clients");
     describe_gauge!("posta_packets_delayed", Unit::Count, "Packets that wait for their time");
+    describe_gauge!(
+        "posta_loop_loss_ratio",
+        Unit::Count,
+        "Part of the relay's own loops of the last hour that were lost"
+    );
     describe_gauge!("posta_store_queues", Unit::Count, "Queues held");
     describe_gauge!("posta_store_queues_max", Unit::Count, "Queues at most");
     describe_gauge!("posta_store_held_bytes", Unit::Bytes, "Messages and blobs held");
@@ -128,6 +134,7 @@ pub(crate) fn record_gauges(report: &Report) {
     gauge!("posta_links_in").set(links.in_ as f64);
     gauge!("posta_client_links").set(links.clients as f64);
     gauge!("posta_packets_delayed").set(packets.delayed as f64);
+    gauge!("posta_loop_loss_ratio").set(report.loops.loss_permille().map_or(f64::NAN, |lost| lost as f64 / 1000.0));
     gauge!("posta_store_queues").set(store.queues as f64);
     gauge!("posta_store_queues_max").set(store.max_queues as f64);
     gauge!("posta_store_held_bytes").set(store.bytes as f64);

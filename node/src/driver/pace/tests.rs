@@ -108,7 +108,7 @@ fn honest() -> Vec<Source> {
     let limits = LimitsConfig::default();
     let client = |n: u32| {
         let network = Arc::new(SharedRate::new(limits.network_packets_per_second, limits.network_packets_per_second));
-        let pace = Some(Pace::new(limits.client_packets_per_second, Some(network)));
+        let pace = Some(Pace::new(Speeds::new(&limits).client, Some(network)));
         Source { gap: SECOND / 10, pace, honest: true, next: u64::from(n) }
     };
     (0..100).map(client).collect()
@@ -121,12 +121,12 @@ fn flood(networks: usize, clients: usize, relays: usize, paced: bool) -> Outcome
     for _ in 0..networks {
         let network = Arc::new(SharedRate::new(limits.network_packets_per_second, limits.network_packets_per_second));
         for _ in 0..clients {
-            let pace = paced.then(|| Pace::new(limits.client_packets_per_second, Some(Arc::clone(&network))));
+            let pace = paced.then(|| Pace::new(Speeds::new(&limits).client, Some(Arc::clone(&network))));
             links.push(Source { gap: 0, pace, honest: false, next: 0 });
         }
     }
     for _ in 0..relays {
-        let pace = paced.then(|| Pace::new(limits.link_packets_per_second, None));
+        let pace = paced.then(|| Pace::new(Speeds::new(&limits).link, None));
         links.push(Source { gap: 0, pace, honest: false, next: 0 });
     }
     run(links, PEEL_US)

@@ -16,6 +16,7 @@ impl<B: Backing> Session<'_, B> {
             kind: record.kind,
             secured: record.invited.is_some(),
             suspended: record.suspended,
+            retiring: false,
             held: record.held,
             room: self.room(&record),
             highest: record.highest(),

@@ -71,6 +71,7 @@ impl Model {
                         kind: q.kind,
                         secured: q.secured.is_some(),
                         suspended: q.suspended,
+                        retiring: false,
                         held: q.held.len() as u32,
                         room: quota(q.kind) - q.held.len() as u32,
                         highest: q.highest(),

@@ -118,6 +118,38 @@ pub async fn fetch_newer(
     Ok((consensus, parts))
 }
 
+/// Fetches the mix keys of a consensus that is held already, as after a restart, and verifies them. Whom it asks, one after
+/// the other: the authorities from a random start, and mirrors before and after them.
+///
+/// Safe to cancel.
+///
+/// # Errors
+/// The last failure; [`FetchError::Incomplete`] if nobody has the keys of this consensus any more.
+pub async fn fetch_mix_keys(
+    network: &Network,
+    mirrors: &Mirrors,
+    dialer: &Endpoint,
+    consensus: &Consensus,
+) -> Result<Vec<Arc<MixKeys>>, FetchError> {
+    let mut failure = FetchError::Incomplete;
+    for source in sources(network, mirrors) {
+        let fetch = async {
+            let connection = dial(&source.at, dialer).await?;
+            let mut parts = Vec::with_capacity(consensus.key_epochs().len());
+            for part in consensus.key_epochs() {
+                parts.push(fetch_part(&connection, consensus, part, None).await?);
+            }
+            connection.close();
+            Ok(parts)
+        };
+        match timeout(AUTHORITY_TIMEOUT, fetch).await.unwrap_or(Err(FetchError::Timeout)) {
+            Ok(parts) => return Ok(parts),
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure)
+}
+
 /// As [`fetch_consensus`], without a look at layers and random values: to show people a consensus that can't be used.
 ///
 /// # Errors

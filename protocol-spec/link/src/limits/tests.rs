@@ -49,6 +49,29 @@ fn links_that_share_a_rate_wait_for_their_turns() {
 }
 
 #[test]
+fn other_limits_count_at_once() {
+    let mut rate = Rate::new(10, 10);
+    assert_eq!((0..20).filter(|_| rate.take(at(0))).count(), 10);
+    rate.retune(at(0), 100, 50);
+    assert_eq!((0..60).filter(|_| rate.take(at(0))).count(), 0, "what is missing stays missing");
+    assert_eq!((0..60).filter(|_| rate.take(at(100))).count(), 10);
+    rate.retune(at(100), 1, 1);
+    assert!(!rate.take(at(100)) && rate.take(at(1_100)), "and is never more than a bucket");
+
+    let doorman = Doorman::new(LIMITS);
+    let knock = |ms| doorman.judge(at(ms), v4(192, 0, 2, 1), true, 0, 0);
+    let Verdict::Accept(first) = knock(0) else { panic!("refused") };
+    let turns = |n: usize, ms| (0..n).filter(|_| first.packets().turn(at(ms)).is_zero()).count();
+    assert_eq!(turns(100, 0), 100);
+    doorman.set_limits(at(0), PortLimits { connections_per_network: 2, packets_per_network: 10, ..LIMITS });
+    let Verdict::Accept(second) = knock(0) else { panic!("refused") };
+    assert!(matches!(knock(0), Verdict::Refuse), "two are what a network may have now");
+    assert_eq!(turns(100, 60_000), 10, "packets of connections that stand keep to the new rate");
+    drop(second);
+    assert!(matches!(knock(1), Verdict::Accept(_)));
+}
+
+#[test]
 fn networks_are_24_and_48_bits_and_a_mapped_address_is_the_same_as_its_own() {
     let same = |a: IpAddr, b: IpAddr| Network::of(a) == Network::of(b);
     let v6 = |c: u16, d: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, c, d, 0, 0, 0, 1));

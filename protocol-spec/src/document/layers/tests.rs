@@ -90,7 +90,7 @@ fn consensus(change: impl FnOnce(&mut ConsensusBody)) -> (Consensus, MixKeys) {
     let mut params = Params::default();
     params.set(parameter::KEY_EPOCH_MS, 60_000);
     let mut relays = mixes(&[5; 9]);
-    relays.extend([relay(100, Roles::EDGE, 5), relay(101, Roles { edge: true, mix: true }, 5)]);
+    relays.extend([relay(100, Roles::EDGE, 5), relay(101, Roles { edge: true, ..Roles::MIX }, 5)]);
     relays[4].listed_since = Wall(400_000);
     let keys = relays.iter().filter(|r| r.id != relays[8].id).map(|r| (r.id, kem(1))).collect();
     let part = MixKeys { key_epoch: KEY_EPOCH, keys };

@@ -116,7 +116,7 @@ fn wrong_answers() -> Vec<Json> {
         wrong("a message cut short", TRUNCATED, &message[..message.len() - 1]),
         wrong("a blob too long", TOO_LONG, &put(&blob[..40], 17, &le(BLOB_LEN + 1))),
         wrong("info on a queue of an unknown kind", VALUE, &put(&info, 17, &[3])),
-        wrong("info with an unknown flag", VALUE, &put(&info, 18, &[4])),
+        wrong("info with an unknown flag", VALUE, &put(&info, 18, &[8])),
         wrong("info cut short", TRUNCATED, &info[..info.len() - 1]),
         wrong("asks for something unknown", VALUE, &put(&asks, 17, &[3])),
         wrong("asks for more effort than anyone should spend", VALUE, &put(&asks, 18, &[MAX_PUZZLE_EFFORT + 1])),
