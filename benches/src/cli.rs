@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{clients, directory, hop, queues, relay, store};
+use crate::{clients, directory, hop, queues, relay, sim, store};
 
 /// Measures one claim about Posta and prints it beside its floor or peer.
 #[derive(Debug, Parser)]
@@ -93,6 +93,21 @@ enum Bench {
         /// How many.
         clients: usize,
     },
+    /// The simulator: a large network, simulated time by real time, and memory.
+    Sim {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Relays.
+        #[arg(long, default_value_t = 1_000)]
+        relays: usize,
+        /// Clients.
+        #[arg(long, default_value_t = 10_000)]
+        clients: usize,
+        /// Simulated minutes.
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+    },
     /// Many queues: disk and memory for each, creation and lookup, expiry in the background.
     Queues {
         /// One JSON object.
@@ -114,6 +129,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Bench::Directory { json, relays } => run_directory(json, relays),
         Bench::Store { json, seconds, queues, dir } => run_store(json, &dir, seconds, queues),
         Bench::Queues { json, count, dir } => run_queues(json, &dir, count),
+        Bench::Sim { json, relays, clients, minutes } => run_sim(json, relays, clients, minutes),
         Bench::Relay { json, packets } => run_relay(json, packets),
         Bench::Clients { json, count } => run_clients(json, count),
         Bench::Crowd { relay, key, clients } => clients::crowd(relay, &key, clients),
@@ -127,6 +143,32 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_sim(json: bool, relays: usize, clients: usize, minutes: f64) -> Result<()> {
+    let r = sim::measure(relays, clients, minutes)?;
+    if json {
+        println!("{}", serde_json::to_string(&r)?);
+        return Ok(());
+    }
+    println!(
+        "{} relays, {} clients: {:.0} s simulated in {:.1} s, {:.2} times as fast ({:.1} s of a core, {:.1} times); {:.2} GiB; {:.0} events/s, {} packets, {} \
+         changes of keys; {} of {} messages delivered",
+        r.relays,
+        r.clients,
+        r.simulated_s,
+        r.real_s,
+        r.speedup,
+        r.cpu_s,
+        r.speedup_cpu,
+        r.resident_bytes as f64 / f64::from(1 << 30),
+        r.events_per_s,
+        r.packets,
+        r.key_epochs,
+        r.messages.1,
+        r.messages.0
+    );
+    Ok(())
 }
 
 fn run_hop(json: bool) -> Result<()> {

@@ -10,4 +10,5 @@ pub mod hop;
 pub mod load;
 pub mod queues;
 pub mod relay;
+pub mod sim;
 pub mod store;

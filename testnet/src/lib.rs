@@ -9,18 +9,25 @@
 //! | [`network`], [`process`] | authorities, relays and clients as processes of this same program |
 //! | [`layout`] | who is where |
 //! | [`ledger`], [`report`] | the ground truth, and what is said of it |
+//! | [`adversary`] | who sees what, and what they do |
+//! | [`report_page`] | one page that compares such runs |
 //! | [`sim`] | the same cores in one process, under virtual time, from a seed |
+//! | [`experiment`], [`figures`] | runs over seeds and parameters, and what they say |
 //! | [`impair`] | a UDP proxy that makes a line worse |
 
+pub mod adversary;
 pub mod cli;
 pub mod demo;
+pub mod experiment;
 pub mod fault;
+pub mod figures;
 pub mod impair;
 pub mod layout;
 pub mod ledger;
 pub mod network;
 pub mod process;
 pub mod report;
+pub mod report_page;
 pub mod running;
 pub mod scenario;
 pub mod sim;
