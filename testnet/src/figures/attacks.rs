@@ -6,7 +6,7 @@
 //! | attack | score of (i, j) |
 //! |---|---|
 //! | timing correlation | the largest Pearson correlation of what i sends and what j gets, over lags |
-//! | intersection | the part of i's packets after which j gets something within the window |
+//! | intersection | the part of i's packets after which j gets something within the window, less the part that j's rate alone gives |
 //! | statistical disclosure | how much more j gets in the windows after i's packets than otherwise, in standard deviations |
 
 use std::time::Duration;
@@ -129,7 +129,8 @@ fn window(options: &Options) -> (u64, u64) {
     let line = Duration::from_millis(20);
     let (mean, spread) = match options.habit {
         Habit::Fast => (Duration::from_millis(250), Duration::from_millis(250)),
-        Habit::LeakySteady => (options.hop_delay * 5, options.hop_delay * 5),
+        // Where half of an Erlang distribution of five lies.
+        Habit::LeakySteady => (options.hop_delay * 5, options.hop_delay.mul_f64(2.5)),
         // Two waits besides: for the queue relay's turn and for the entry's.
         _ => (options.hop_delay * 5 + options.interval, options.hop_delay * 3 + options.interval),
     };
@@ -146,7 +147,7 @@ pub fn run(attack: Attack, options: &Options, outcome: &Outcome) -> Linkage {
         let ends = Ends::new(outcome, options, until);
         match attack {
             Attack::Timing => timing(&ends, options, until),
-            Attack::Intersection => intersection(&ends, options),
+            Attack::Intersection => intersection(&ends, options, until),
             Attack::Disclosure => disclosure(&ends, options, until),
         }
     };
@@ -221,8 +222,12 @@ fn windows(ends: &Ends, options: &Options, i: usize, mut each: impl FnMut(u64, &
     }
 }
 
-fn intersection(ends: &Ends, options: &Options) -> Vec<Vec<f64>> {
+fn intersection(ends: &Ends, options: &Options, until: u64) -> Vec<Vec<f64>> {
     let clients = ends.up.len();
+    let (least, most) = window(options);
+    let length = until.saturating_sub(WARM_UP_US).max(1) as f64;
+    // Whether a client is there by chance.
+    let chance = |down: &Vec<u64>| 1.0 - (-(down.len() as f64) * (most - least) as f64 / length).exp();
     let one = |i: usize| {
         let mut rounds = vec![0.0_f64; clients];
         let mut last = vec![u64::MAX; clients];
@@ -238,7 +243,7 @@ fn intersection(ends: &Ends, options: &Options) -> Vec<Vec<f64>> {
             }
         });
         let all = ends.up.get(i).map_or(1, Vec::len).max(1) as f64;
-        rounds.into_iter().map(|r| r / all).collect()
+        rounds.into_iter().zip(&ends.down).map(|(r, down)| r / all - chance(down)).collect()
     };
     (0..clients).map(one).collect()
 }

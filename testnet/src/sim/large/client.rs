@@ -18,7 +18,7 @@ use posta_protocol::onion::build::{Hop, Last};
 use posta_protocol::onion::reply::ReplyKeys;
 use posta_protocol::onion::sealing::Sealing;
 use posta_protocol::packet::Packet;
-use posta_protocol::params::{MAX_HOP_DELAY, MAX_SUBSCRIBE_SURBS};
+use posta_protocol::params::{MAX_HOP_DELAY, MAX_QUEUE_SURBS, MAX_SUBSCRIBE_SURBS};
 use posta_protocol::secret::Secret;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -103,6 +103,8 @@ pub(super) struct Client {
     inbox: Option<(KeyEpoch, InboxId)>,
     // Reading.
     acked: u64,
+    /// What its relay has been told of that.
+    told: u64,
     ahead: BTreeSet<u64>,
     blocks: usize,
     subscribed: Option<(KeyEpoch, Mono)>,
@@ -146,6 +148,7 @@ impl Client {
             application: own(rng),
             inbox: None,
             acked: 0,
+            told: 0,
             ahead: BTreeSet::new(),
             blocks: 0,
             subscribed: None,
@@ -194,7 +197,8 @@ impl Client {
     /// What is to be sent, if anything is.
     pub(super) fn work(&mut self, now: Mono, epoch: KeyEpoch) -> Option<Use> {
         let fresh = self.subscribed.is_some_and(|(of, at)| of == epoch && now.since(at) < HEARTBEAT);
-        if !fresh || self.blocks <= 1 {
+        // What isn't acknowledged comes again and takes reply blocks.
+        if !fresh || self.blocks <= 1 || self.acked > self.told {
             return Some(Use::Subscribe);
         }
         let patience = self.patience();
@@ -239,11 +243,13 @@ impl Client {
             reply.push(block);
         }
         if what == Use::Subscribe {
-            self.blocks += blocks;
+            // The relay keeps no more, and lets the oldest go.
+            self.blocks = (self.blocks + blocks).min(MAX_QUEUE_SURBS);
             if self.subscribed.is_none_or(|(of, _)| of != view.epoch) {
                 self.blocks = blocks;
             }
             self.subscribed = Some((view.epoch, now.mono));
+            self.told = self.acked;
         }
         let content = Envelope { command, reply }.encode(view.geometry).ok()?;
         let hops = view.forth(self.entry, to, self.means.hop_delay, &mut self.rng)?;
