@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{clients, directory, hop, message, queues, relay, store};
+use crate::{clients, directory, hop, message, queues, relay, sim, store};
 
 /// Measures one claim about Posta and prints it beside its floor or peer.
 #[derive(Debug, Parser)]
@@ -113,6 +113,21 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// The simulator: a large network, simulated time by real time, and memory.
+    Sim {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Relays.
+        #[arg(long, default_value_t = 1_000)]
+        relays: usize,
+        /// Clients.
+        #[arg(long, default_value_t = 10_000)]
+        clients: usize,
+        /// Simulated minutes.
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+    },
     /// Many queues: disk and memory for each, creation and lookup, expiry in the background.
     Queues {
         /// One JSON object.
@@ -134,6 +149,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Bench::Directory { json, relays } => run_directory(json, relays),
         Bench::Store { json, seconds, queues, dir } => run_store(json, &dir, seconds, queues),
         Bench::Queues { json, count, dir } => run_queues(json, &dir, count),
+        Bench::Sim { json, relays, clients, minutes } => run_sim(json, relays, clients, minutes),
         Bench::Relay { json, packets } => run_relay(json, packets),
         Bench::Message { json, messages, idle } => run_message(json, messages, Duration::from_secs(idle)),
         Bench::Role { args } => {
@@ -152,6 +168,32 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_sim(json: bool, relays: usize, clients: usize, minutes: f64) -> Result<()> {
+    let r = sim::measure(relays, clients, minutes)?;
+    if json {
+        println!("{}", serde_json::to_string(&r)?);
+        return Ok(());
+    }
+    println!(
+        "{} relays, {} clients: {:.0} s simulated in {:.1} s, {:.2} times as fast ({:.1} s of a core, {:.1} times); {:.2} GiB; {:.0} events/s, {} packets, {} \
+         changes of keys; {} of {} messages delivered",
+        r.relays,
+        r.clients,
+        r.simulated_s,
+        r.real_s,
+        r.speedup,
+        r.cpu_s,
+        r.speedup_cpu,
+        r.resident_bytes as f64 / f64::from(1 << 30),
+        r.events_per_s,
+        r.packets,
+        r.key_epochs,
+        r.messages.1,
+        r.messages.0
+    );
+    Ok(())
 }
 
 fn run_hop(json: bool) -> Result<()> {

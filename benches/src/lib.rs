@@ -11,4 +11,5 @@ pub mod load;
 pub mod message;
 pub mod queues;
 pub mod relay;
+pub mod sim;
 pub mod store;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use posta_testnet::layout::Size;
-use posta_testnet::network::{Network, Times};
+use posta_testnet::network::{Makings, Network, Times};
 use posta_testnet::report::Percentiles;
 use serde::Serialize;
 
@@ -80,9 +80,9 @@ pub fn measure(messages: usize, idle: Duration) -> Result<Figures> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let dir = tempfile::tempdir()?;
     runtime.block_on(async {
-        let mut network = Network::start(Size::DEMO, TIMES, &dir.path().join("net"))?;
+        let mut network = Network::start(Makings::plain(Size::DEMO, TIMES), &dir.path().join("net"))?;
         let measured = run(&mut network, messages, idle).await;
-        network.stop().await;
+        network.stop().await?;
         measured
     })
 }

@@ -289,7 +289,10 @@ fn run(args: Run) -> Result<(), Failure> {
     refuse_root(args.allow_root || config.allow_root)?;
     logs::init(config.log_level, "posta-node");
     let retirement = retire::decided(&config)?;
-    driver::run(config, Options { path: args.common.config, retirement, ready_json: args.ready_json, ..Options::default() })
+    driver::run(
+        config,
+        Options { path: args.common.config, retirement, ready_json: args.ready_json, ..Options::default() },
+    )
 }
 
 fn backup(args: &Backup) -> Result<(), Failure> {

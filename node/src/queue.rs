@@ -19,6 +19,7 @@ use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Incarnation, QueueId};
 use posta_protocol::now::Mono;
 use posta_protocol::onion::reply::ReplyBlock;
+use posta_protocol::onion::sealing::Sealing;
 use posta_protocol::params::MAX_QUEUE_SURBS;
 use posta_protocol::registry::answer as code;
 use posta_store::{Outcome, QueueOp, blob_lock};
@@ -114,6 +115,7 @@ enum Effect {
 
 pub(crate) struct QueueService {
     geometry: Geometry,
+    sealing: &'static dyn Sealing,
     incarnation: Incarnation,
     gate: Gate,
     max_pending: usize,
@@ -131,9 +133,16 @@ pub(crate) struct QueueService {
 }
 
 impl QueueService {
-    pub(crate) fn new(geometry: Geometry, incarnation: Incarnation, admission: Admission, bounds: QueueBounds) -> Self {
+    pub(crate) fn new(
+        geometry: Geometry,
+        incarnation: Incarnation,
+        admission: Admission,
+        bounds: QueueBounds,
+        sealing: &'static dyn Sealing,
+    ) -> Self {
         Self {
             geometry,
+            sealing,
             incarnation,
             gate: Gate::new(admission, bounds.contact),
             max_pending: bounds.pending,
@@ -415,7 +424,7 @@ impl QueueService {
             return;
         };
         let answer = Answer { incarnation: self.incarnation, body }.encode();
-        match block.reply(self.geometry, &answer) {
+        match self.sealing.reply(block, self.geometry, &answer) {
             Ok((to, packet)) => {
                 cx.counters.answers += 1;
                 cx.out.push_back(Action::Send { to, packet });

@@ -13,9 +13,9 @@ use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{InboxId, Incarnation, KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now};
+use posta_protocol::onion::sealing::{Real, Sealing};
 use posta_protocol::onion::{Next, Peeled};
 use posta_protocol::packet::Packet;
-use posta_protocol::params::PAYLOAD_CHECK_LEN;
 use posta_protocol::secret::Secret;
 use posta_store::{Outcome, QueueOp};
 use rand_core::CryptoRng;
@@ -210,6 +210,7 @@ pub(crate) struct Context<'a> {
 /// The core of a relay.
 pub struct Relay {
     geometry: Geometry,
+    sealing: &'static dyn Sealing,
     layers: Layers,
     delays: DelayQueue,
     loops: Loops,
@@ -239,16 +240,23 @@ impl Relay {
     /// A relay that knows no consensus yet, and therefore drops every packet.
     #[must_use]
     pub fn new(settings: Settings, rng: Box<dyn CryptoRng + Send>) -> Self {
+        Self::with_sealing(settings, rng, &Real)
+    }
+
+    /// As [`Relay::new`], with a simulator's model of the cryptography.
+    #[must_use]
+    pub fn with_sealing(settings: Settings, rng: Box<dyn CryptoRng + Send>, sealing: &'static dyn Sealing) -> Self {
         let Settings { relay, geometry, incarnation, admission, bounds } = settings;
         Self {
             geometry,
+            sealing,
             layers: Layers::new(relay),
             delays: DelayQueue::new(bounds.delayed),
-            loops: Loops::new(relay, geometry),
+            loops: Loops::new(relay, geometry, sealing),
             inboxes: Inboxes::new(bounds.inboxes),
             downlinks: Downlinks::default(),
             params: Params::default(),
-            queues: QueueService::new(geometry, incarnation, admission, bounds.queues),
+            queues: QueueService::new(geometry, incarnation, admission, bounds.queues, sealing),
             counters: Counters::default(),
             rng,
             out: VecDeque::new(),
@@ -391,10 +399,10 @@ impl Relay {
                 self.counters.delay_full += self.delays.push(now.mono + delay, to, packet);
             }
             Next::Queue => {
-                let content_at = self.geometry.header_len() + PAYLOAD_CHECK_LEN;
                 self.counters.commands += 1;
+                let content = self.sealing.command(self.geometry, &packet);
                 let (queues, mut cx) = self.queues_and_context(now);
-                queues.command(&mut cx, packet.as_bytes().get(content_at..).unwrap_or_default());
+                queues.command(&mut cx, content);
             }
             Next::Inbox { inbox, surb } => self.deliver(&inbox, surb, packet),
             Next::Drop => self.counters.cover += 1,

@@ -26,6 +26,7 @@ use crate::secret::Secret;
 
 pub mod build;
 pub mod reply;
+pub mod sealing;
 
 #[cfg(test)]
 mod tests;

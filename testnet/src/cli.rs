@@ -15,7 +15,9 @@ use crate::layout::Size;
 use crate::network::{Makings, Times};
 use crate::scenario::{self, LIBRARY, Outcome, Scenario};
 use crate::up::{self, Wanted};
-use crate::{process, rogue, running};
+use crate::{process, report_page, rogue, running};
+
+mod sim;
 
 /// The shortest time between two messages of a client.
 const LEAST_PACE: Duration = Duration::from_millis(10);
@@ -93,6 +95,17 @@ enum Command {
     },
     /// The scenarios that come with the program.
     Scenarios,
+    /// A network of any size in this process, under virtual time: the same seed, the same trace.
+    Sim(Box<sim::Arguments>),
+    /// One page that compares results of `sim`: plots, tables; with the same as CSV and JSON.
+    Report {
+        /// Folders of `sim --out`, or their `result.json`.
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        /// Where to write report.html, report.csv and report.json.
+        #[arg(long, value_name = "FOLDER", default_value = "report")]
+        out: PathBuf,
+    },
     /// Start a network and stay until interrupted; prints how to connect.
     Up {
         /// Relays, half of them edges (entries and queues) and half mixes.
@@ -233,14 +246,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Arguments::parse_from(args).command {
         // A role brings its own runtime.
         Command::Role { role, args } => role.run(args),
-        command => match run(command) {
-            Ok(code) => code,
-            Err(e) => {
-                eprintln!("posta-testnet: {e:#}");
-                ExitCode::from(exit::FAILURE)
-            }
-        },
+        // One thread a run, and no runtime.
+        Command::Sim(arguments) => said(sim::run(&arguments)),
+        Command::Report { results, out } => said(report_page::report(&results, &out).map(|page| {
+            println!("{}", page.display());
+            ExitCode::from(exit::OK)
+        })),
+        command => said(run(command)),
     }
+}
+
+fn said(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|e| {
+        eprintln!("posta-testnet: {e:#}");
+        ExitCode::from(exit::FAILURE)
+    })
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -306,7 +326,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Exec { place, node, arguments } => running::exec(&place.dir, &node, &arguments),
             Command::Logs { place, nodes, lines, follow } => running::logs(&place.dir, &nodes, lines, follow).await,
             Command::Down { place } => running::down(&place.dir).await,
-            Command::Role { .. } => Ok(ExitCode::from(exit::USAGE)),
+            Command::Role { .. } | Command::Sim(_) | Command::Report { .. } => Ok(ExitCode::from(exit::USAGE)),
         }
     })
 }

@@ -9,14 +9,20 @@
 //! | [`network`], [`process`] | authorities, relays and clients as processes of this same program |
 //! | [`layout`] | who is where |
 //! | [`ledger`], [`report`] | the ground truth, and what is said of it |
+//! | [`adversary`] | who sees what, and what they do |
+//! | [`report_page`] | one page that compares such runs |
 //! | [`sim`] | the same cores in one process, under virtual time, from a seed |
+//! | [`experiment`], [`figures`] | runs over seeds and parameters, and what they say |
 //! | [`lines`] | all lines of a network through one place: made worse, mended, tapped |
 //! | [`rogue`] | relays and authorities that misbehave |
 //! | [`impair`] | one UDP proxy that makes one line worse, for tests of links |
 
+pub mod adversary;
 pub mod cli;
 pub mod demo;
+pub mod experiment;
 pub mod fault;
+pub mod figures;
 pub mod impair;
 pub mod layout;
 pub mod ledger;
@@ -25,6 +31,7 @@ pub mod network;
 pub mod notice;
 pub mod process;
 pub mod report;
+pub mod report_page;
 pub mod rogue;
 pub mod running;
 pub mod scenario;

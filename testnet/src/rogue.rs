@@ -168,7 +168,8 @@ fn run(args: Arguments) -> Result<()> {
             if rng.random_bool(misdeed.share) { misdeed.instead(arrived, rng) } else { vec![arrived] }
         }),
     };
-    driver::run(config, Options { path: args.config, ready_json: true, conduct }).map_err(|e| anyhow::anyhow!("{e}"))
+    driver::run(config, Options { path: args.config, ready_json: true, conduct, ..Options::default() })
+        .map_err(|e| anyhow::anyhow!("{e}"))
 }
 
 impl Misdeed {

@@ -26,6 +26,7 @@ use crate::ledger::{Ledger, Side, body};
 
 mod client;
 pub mod directory;
+pub mod large;
 mod relay;
 mod step;
 

@@ -19,9 +19,10 @@ pub const MAX_BLOCKS: usize = 65_536;
 /// Messages of a queue that were sent and not yet acknowledged; then the oldest counts as not sent.
 pub const MAX_IN_FLIGHT: usize = 128;
 
-/// A paced queue's message is sent again when it is not acknowledged for so many times the pace, if that is longer than
-/// [`RESEND_AFTER`].
-const PACED_RESEND: u32 = 8;
+/// A reader that asks for its messages at a pace acknowledges them at about that pace, over a way as slow: what it hasn't
+/// acknowledged is sent again after so many paces more than [`RESEND_AFTER`]. Without that each message of a slow profile
+/// took several of the reader's reply blocks.
+const RESEND_PACES: u32 = 12;
 
 /// A `subscribe` whose queue exists.
 #[derive(Debug)]
@@ -174,9 +175,8 @@ impl Subscriptions {
             return None;
         }
         (sub.reading, sub.again) = (true, false);
-        // Who is paced acknowledges in slots, too.
-        let resend = RESEND_AFTER.max(sub.pace * PACED_RESEND);
-        let recent = |m: &&InFlight| now.since(m.sent) < resend;
+        let patience = RESEND_AFTER + sub.pace * RESEND_PACES;
+        let recent = |m: &&InFlight| now.since(m.sent) < patience;
         Some((sub.acked, sub.in_flight.iter().filter(recent).map(|m| m.sequence).collect()))
     }
 

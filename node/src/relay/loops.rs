@@ -25,12 +25,12 @@ use posta_protocol::command::{Command, Envelope};
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{Consensus, MixKeys, Params, Position, Profile, RelayEntry};
 use posta_protocol::error::Misuse;
-use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{InboxId, KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now, Wall};
-use posta_protocol::onion::build::{self, Hop, Last};
-use posta_protocol::onion::reply::{ReplyKeys, reply_block};
+use posta_protocol::onion::build::{Hop, Last};
+use posta_protocol::onion::reply::ReplyKeys;
+use posta_protocol::onion::sealing::Sealing;
 use posta_protocol::packet::Packet;
 use posta_protocol::params::{DEFAULT_RELAY_LOOP_INTERVAL, MAX_HOP_DELAY, MIN_RELAY_LOOP_INTERVAL};
 use posta_protocol::registry::parameter;
@@ -103,6 +103,7 @@ struct Places {
 pub(super) struct Loops {
     me: RelayId,
     geometry: Geometry,
+    sealing: &'static dyn Sealing,
     consensus: Option<Arc<Consensus>>,
     places: BTreeMap<KeyEpoch, Places>,
     under_way: HashMap<SurbId, UnderWay>,
@@ -122,10 +123,11 @@ fn interval(params: &Params) -> Option<Duration> {
 }
 
 impl Loops {
-    pub(super) fn new(me: RelayId, geometry: Geometry) -> Self {
+    pub(super) fn new(me: RelayId, geometry: Geometry, sealing: &'static dyn Sealing) -> Self {
         Self {
             me,
             geometry,
+            sealing,
             consensus: None,
             places: BTreeMap::new(),
             under_way: HashMap::new(),
@@ -217,7 +219,7 @@ impl Loops {
         let profile = [Profile::Fast, Profile::Mixed, Profile::Steady].get(below(3, rng)).copied()?;
         let mean = consensus.params().mean_hop_delay(profile);
         let way = Way::draw(&consensus, places, self.me, epoch, mean, rng)?;
-        let (first, packet, keys) = way.seal(self.geometry, epoch, rng).ok()?;
+        let (first, packet, keys) = way.seal(self.sealing, self.geometry, epoch, rng).ok()?;
         let until = now.mono + way.delays() + LOOP_PATIENCE;
         let ms = consensus.params().key_epoch_ms();
         let ends = Wall(epoch.next().0.saturating_mul(ms));
@@ -236,11 +238,8 @@ impl Loops {
     pub(super) fn returned(&mut self, now: Mono, surb: SurbId, packet: Packet) -> Option<Ended> {
         let UnderWay { keys, until, .. } = self.under_way.remove(&surb)?;
         self.ends.remove(&(until, surb));
-        let whole = Delivery::from_packet(&Delivery::into_packet(surb, packet, self.geometry), self.geometry)
-            .is_ok_and(|delivery| {
-                let content = keys.open(delivery.payload);
-                content.is_ok_and(|content| Answer::decode(&content).is_ok_and(|answer| answer.body == Body::Ok))
-            });
+        let content = self.sealing.answer(keys, self.geometry, packet);
+        let whole = content.is_ok_and(|content| Answer::decode(&content).is_ok_and(|answer| answer.body == Body::Ok));
         let ended = if whole { Ended::Returned } else { Ended::Lost };
         self.note(now, ended);
         Some(ended)
@@ -344,18 +343,19 @@ impl<'a> Way<'a> {
 
     fn seal(
         &self,
+        sealing: &dyn Sealing,
         geometry: Geometry,
         epoch: KeyEpoch,
-        mut rng: &mut (dyn CryptoRng + Send),
+        rng: &mut (dyn CryptoRng + Send),
     ) -> Result<(RelayId, Packet, ReplyKeys), Misuse> {
         // Nobody but this relay sees the inbox, and it knows its loops by their reply blocks.
         let mut inbox = InboxId([0; 32]);
         rng.fill_bytes(&mut inbox.0);
         let hops: Vec<_> = self.back.iter().map(Drawn::hop).collect();
-        let (block, keys) = reply_block(geometry, epoch, &hops, inbox, &mut rng)?;
+        let (block, keys) = sealing.reply_block(geometry, epoch, &hops, inbox, rng)?;
         let content = Envelope { command: Command::Echo, reply: vec![block] }.encode(geometry)?;
         let hops: Vec<_> = self.forth.iter().map(Drawn::hop).collect();
-        let packet = build::packet(geometry, epoch, &hops, Last::Queue, &content, &mut rng)?;
+        let packet = sealing.packet(geometry, epoch, &hops, Last::Queue, &content, rng)?;
         let first = hops.first().ok_or_else(|| Misuse::PathLength { got: 0, max: geometry.hops() })?.relay;
         Ok((first, packet, keys))
     }

@@ -102,6 +102,12 @@ impl ReplyBlock {
 }
 
 impl ReplyKeys {
+    /// Takes over keys that were made elsewhere: by a simulator that models the cryptography.
+    #[must_use]
+    pub const fn new(surb: SurbId, key_epoch: KeyEpoch, end_key: Secret<32>, hops: Vec<Secret<32>>) -> Self {
+        Self { surb, key_epoch, end_key, hops }
+    }
+
     /// Recovers the content of the answer, in place; the keys are gone with it. What is returned still has the zeros
     /// that padded it to the geometry.
     ///

@@ -222,7 +222,7 @@ impl Directory {
             client_addresses: vec![address],
             roles: relay.roles,
             family: None,
-            operator: OperatorId([n as u8; 16]),
+            operator: operator(n),
             capacity: 1000,
             listed_since: Wall(0),
             layers: Vec::new(),
@@ -252,6 +252,15 @@ impl Directory {
         };
         SharedRandom { deals: epochs.iter().map(deal).collect(), ..SharedRandom::default() }
     }
+}
+
+/// An operator for each relay.
+fn operator(n: usize) -> OperatorId {
+    let mut id = [n as u8; 16];
+    for (to, from) in id.iter_mut().zip((n as u64).to_be_bytes()) {
+        *to = from;
+    }
+    OperatorId(id)
 }
 
 fn millis(d: Duration) -> u64 {
