@@ -1,6 +1,6 @@
 //! All lines of a network, through one place: each can be made worse and mended again, and be tapped.
 //!
-//! Every relay and authority is known to the others by the address of a [`door`]: a UDP proxy that passes datagrams on to
+//! Every relay and authority is known to the others by the address of a door: a UDP proxy that passes datagrams on to
 //! where the node really listens, and back. Who sends is told by the address that it sends from, and the door passes it on
 //! from that same address, so that limits on a network's connections stay what they are. Needs no root.
 

@@ -75,7 +75,7 @@ impl Noticed {
 impl fmt::Display for Noticed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.sign, self.count)?;
-        if let Some(after) = self.after_s.filter(|_| self.at_least > 0) {
+        if let Some(after) = self.after_s {
             write!(f, ", noticed after {after:.1} s")?;
         }
         Ok(())
@@ -105,6 +105,8 @@ impl Notice {
     }
 
     fn noticed(&self, count: u64, after: Option<Duration>) -> Noticed {
+        // What may not happen too often has no moment.
+        let after = after.filter(|_| self.at_least > 0);
         let after_s = after.map(|after| (after.as_secs_f64() * 10.0).round() / 10.0);
         Noticed { sign: self.sign.to_string(), count, after_s, at_least: self.at_least, at_most: self.at_most }
     }

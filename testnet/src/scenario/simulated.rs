@@ -75,6 +75,9 @@ fn options(makings: &Makings, plan: &Plan) -> Result<(Options, Vec<Victim>)> {
         let role = if relay >= size.relays() { "authority" } else { role };
         victims.push(Victim { name, role, deed, restarted: restart_after.is_some(), packets_carried: 0 });
     }
+    // The simulated directory has no round that fails: without enough authorities it has nothing to say.
+    let gone = victims.iter().filter(|victim| victim.role == "authority").count();
+    ensure!(gone * 3 < AUTHORITIES, "{gone} of {AUTHORITIES} authorities are killed: run it with --real");
     Ok((options, victims))
 }
 
@@ -134,6 +137,7 @@ mod tests {
     fn what_cannot_be_simulated_is_said() {
         for text in [
             "[network]\nauthorities = 1",
+            "[[fault]]\nat = 1.0\nwhat = \"kill\"\nwho = \"each authority\"",
             "[[fault]]\nat = 1.0\nwhat = \"pause\"\nwho = \"mix\"\nseconds = 1.0",
             "[[fault]]\nat = 1.0\nwhat = \"partition\"\nwho = \"mix-1\"",
             "[[fault]]\nstart = 1.0\nwhat = \"kill\"\nwho = \"mix-1\"",
