@@ -1,5 +1,4 @@
-//! A UDP proxy that makes a line worse: delay, jitter, loss, late datagrams, a size that doesn't fit, a rate, each way, from a
-//! seed; and cuts it for as long as told.
+//! A UDP proxy that makes a line worse: delay, jitter and loss, each way, from a seed.
 //!
 //! The kernel's own emulator is not everywhere, so tests put this between two programs: the client sends to the
 //! proxy's address, the proxy to the server's. Each client address gets a socket of its own, as behind a NAT.
@@ -9,7 +8,6 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -37,28 +35,17 @@ pub struct Impairment {
     pub jitter: Duration,
     /// The share of datagrams that vanish, 0.0 to 1.0.
     pub loss: f64,
-    /// The share of datagrams that come [`LATE`] later than they would, behind others, 0.0 to 1.0.
-    pub late: f64,
-    /// Bytes of the longest datagram, without headers of UDP and IP; longer ones vanish.
-    pub longest: usize,
-    /// Bytes in a second, and how long a datagram may wait for its turn before it vanishes; `None` for as fast as can be.
-    pub rate: Option<(u64, Duration)>,
 }
-
-/// How much later a late datagram comes.
-pub const LATE: Duration = Duration::from_millis(20);
 
 impl Impairment {
     /// A line that changes nothing.
-    pub const NONE: Self =
-        Self { delay: Duration::ZERO, jitter: Duration::ZERO, loss: 0.0, late: 0.0, longest: MAX_DATAGRAM, rate: None };
+    pub const NONE: Self = Self { delay: Duration::ZERO, jitter: Duration::ZERO, loss: 0.0 };
 }
 
 /// A running proxy; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Impairer {
     address: SocketAddr,
-    cut: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -70,10 +57,7 @@ impl Impairer {
     pub async fn start(listen: SocketAddr, server: SocketAddr, line: Impairment, seed: u64) -> io::Result<Self> {
         let socket = Arc::new(UdpSocket::bind(listen).await?);
         let address = socket.local_addr()?;
-        let cut = Arc::new(AtomicBool::new(false));
         let proxy = Proxy {
-            cut: Arc::clone(&cut),
-            free_at: [Instant::now(); 2],
             socket,
             server,
             line,
@@ -82,12 +66,7 @@ impl Impairer {
             held: BinaryHeap::new(),
             order: 0,
         };
-        Ok(Self { address, cut, task: tokio::spawn(proxy.run()) })
-    }
-
-    /// Cuts the line, both ways, or mends it. What is on its way arrives.
-    pub fn cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::Relaxed);
+        Ok(Self { address, task: tokio::spawn(proxy.run()) })
     }
 
     /// Where clients send to.
@@ -130,9 +109,6 @@ struct Proxy {
     server: SocketAddr,
     line: Impairment,
     rng: ChaCha20Rng,
-    cut: Arc<AtomicBool>,
-    /// When the line is free for the next datagram, to the clients and to the server.
-    free_at: [Instant; 2],
     flows: BTreeMap<SocketAddr, Flow>,
     held: BinaryHeap<Reverse<Held>>,
     order: u64,
@@ -184,23 +160,11 @@ impl Proxy {
     }
 
     fn hold(&mut self, client: SocketAddr, to_server: bool, bytes: Vec<u8>) {
-        let lost = self.rng.random_bool(self.line.loss.clamp(0.0, 1.0));
-        let late = self.rng.random_bool(self.line.late.clamp(0.0, 1.0));
-        let jitter = self.line.jitter.mul_f64(self.rng.random::<f64>()) + if late { LATE } else { Duration::ZERO };
-        let cut = self.cut.load(Ordering::Relaxed);
-        if self.held.len() >= MAX_HELD || lost || cut || bytes.len() > self.line.longest {
+        if self.held.len() >= MAX_HELD || self.rng.random_bool(self.line.loss.clamp(0.0, 1.0)) {
             return;
         }
-        let mut leaves = Instant::now();
-        if let (Some((rate, wait)), Some(free_at)) = (self.line.rate, self.free_at.get_mut(usize::from(to_server))) {
-            let begins = leaves.max(*free_at);
-            if begins - leaves > wait {
-                return;
-            }
-            leaves = begins + Duration::from_secs_f64(bytes.len() as f64 / rate as f64);
-            *free_at = leaves;
-        }
-        let due = leaves + self.line.delay + jitter;
+        let jitter = self.line.jitter.mul_f64(self.rng.random::<f64>());
+        let due = Instant::now() + self.line.delay + jitter;
         self.order += 1;
         self.held.push(Reverse(Held { due, order: self.order, client, to_server, bytes }));
     }

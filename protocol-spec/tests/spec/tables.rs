@@ -82,6 +82,7 @@ pub(crate) fn registry() -> Vec<(&'static str, Numbers)> {
         ("directory", wide(r::directory::ALL)),
         ("directory_answer", wide(r::directory_answer::ALL)),
         ("refusal", wide(r::refusal::ALL)),
+        ("reach", wide(r::reach::ALL)),
         ("relay_field", wide(r::relay_field::ALL)),
         ("certificate", wide(r::certificate::ALL)),
         ("family", wide(r::family::ALL)),

@@ -88,14 +88,6 @@ fn a_network_in_the_background_says_who_is_not_ready_and_why() {
     let status = run(&["exec", "edge-1", "status", "--json"]);
     assert_eq!(json(&text(&status))["state"], "running");
     assert!(run(&["exec", "posta", "ping"]).status.success());
-    let reach = run(&["exec", "edge-1", "check", "--reach", "--json"]);
-    let verdict = json(&text(&reach));
-    assert!(reach.status.success() && verdict["reached"] == true && verdict["asked"] == 5, "{verdict}");
-    assert_eq!(verdict["addresses"].as_array().map(Vec::len), Some(2), "{verdict}");
-    let retire = run(&["exec", "edge-2", "retire", "--days=9"]);
-    assert!(retire.status.success() && text(&retire).contains("the relay retires, until 2"), "{}", text(&retire));
-    assert!(json(&text(&run(&["exec", "edge-2", "status", "--json"])))["retiring"]["until"].is_u64());
-    assert!(run(&["exec", "edge-2", "retire", "--cancel"]).status.success());
     for asked in ["status", "votes", "show"] {
         let out = run(&["exec", "authority-1", asked]);
         assert!(out.status.success(), "{asked}: {}", String::from_utf8_lossy(&out.stderr));
