@@ -142,6 +142,47 @@ enum Command {
         /// The contact's name or number.
         contact: String,
     },
+    /// Show what was said with a contact. Needs no network.
+    History {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+        /// Forget it instead: it is destroyed, but for what is not delivered yet.
+        #[arg(long)]
+        clear: bool,
+    },
+    /// Let messages to a contact disappear, from now on: both programs forget them so long after their delivery. Needs no
+    /// network.
+    Disappear {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+        /// Seconds; 0 for no more.
+        seconds: u32,
+    },
+    /// Write contacts and history into a file, for another machine or for the day on which this folder is lost. Needs no
+    /// network. The file opens by the passphrase of the state.
+    Export {
+        #[command(flatten)]
+        folder: Folder,
+        /// A new file.
+        file: PathBuf,
+        /// Move everything: this folder can't be used any more.
+        #[arg(long = "move")]
+        moved: bool,
+    },
+    /// Make a state of a file that `posta export` has written. It begins all conversations anew when it runs next.
+    Import {
+        #[command(flatten)]
+        folder: Folder,
+        /// The file.
+        file: PathBuf,
+        /// The authorities of the network; a copy is kept beside the state.
+        #[arg(long, value_name = "FILE")]
+        network: PathBuf,
+    },
     /// Change the passphrase. Needs no network.
     Passphrase {
         #[command(flatten)]
@@ -178,6 +219,10 @@ impl Command {
             | Self::Chat { folder, .. }
             | Self::Rename { folder, .. }
             | Self::Forget { folder, .. }
+            | Self::History { folder, .. }
+            | Self::Disappear { folder, .. }
+            | Self::Export { folder, .. }
+            | Self::Import { folder, .. }
             | Self::Passphrase { folder, .. }
             | Self::Wipe { folder, .. } => folder.log,
         }
@@ -237,6 +282,8 @@ impl From<StoreError> for Ending {
             StoreError::Io(_) | StoreError::Damaged(_) => exit::DISK,
             StoreError::Missing(_)
             | StoreError::Exists(_)
+            | StoreError::Moved(_)
+            | StoreError::NoExport(_)
             | StoreError::Locked { .. }
             | StoreError::WrongPassphrase => exit::USAGE,
             _ => exit::FAILURE,
@@ -291,6 +338,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Chat { folder, contact, lines } => driver::chat::chat(&folder, contact.as_deref(), lines).await,
             Command::Rename { folder, contact, name } => commands::rename(&folder, &contact, &name),
             Command::Forget { folder, contact } => commands::forget(&folder, &contact),
+            Command::History { folder, contact, clear } => commands::carry::history(&folder, &contact, clear),
+            Command::Disappear { folder, contact, seconds } => commands::disappear(&folder, &contact, seconds),
+            Command::Export { folder, file, moved } => commands::carry::export(&folder, &file, moved),
+            Command::Import { folder, file, network } => commands::carry::import(&folder, &file, &network),
             Command::Passphrase { folder, new_passphrase_file } => commands::passphrase(&folder, new_passphrase_file),
             Command::Wipe { folder, yes } => commands::wipe(&folder, yes),
         }

@@ -21,10 +21,10 @@ pub use self::builder::{ClientBuilder, NETWORK_FILE};
 use crate::driver::keeper::Keeper;
 use crate::driver::{CALL_QUEUE, Call, Clock, Driver, EVENT_QUEUE, Sockets};
 use crate::end_to_end::VerificationCode;
-use crate::session::Session;
 use crate::session::event::{
     ClientEvent, ContactId, ContactInfo, EventCursor, JoinError, MessageId, NotAdmitted, Options, SendError,
 };
+use crate::session::{Said, Session};
 use crate::store::{Records, Store, StoreError};
 
 /// Wait between two attempts to get the first documents.
@@ -208,6 +208,23 @@ impl Client {
     /// [`CallError::Stopped`].
     pub async fn verification_code(&self, contact: ContactId) -> Result<Option<VerificationCode>, CallError> {
         self.call(|reply| Call::Code(contact, reply)).await
+    }
+
+    /// What was said with a contact, as far as it is kept ([`Options::history`]), in the order of its time.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn history(&self, contact: ContactId) -> Result<Vec<Said>, CallError> {
+        self.call(|reply| Call::History(contact, reply)).await
+    }
+
+    /// Messages to a contact that are sent from now on are forgotten at both ends so long after their delivery, in whole
+    /// seconds; `None` for not at all. [`ClientEvent::Disappeared`] tells of each. `false` if there is no such contact.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn disappear(&self, contact: ContactId, after: Option<Duration>) -> Result<bool, CallError> {
+        self.call(|reply| Call::Disappear(contact, after, reply)).await
     }
 
     /// Sends an echo through a whole path; [`ClientEvent::Pong`] brings its time. `false` if that can't be done now.

@@ -1,5 +1,6 @@
 //! Runs a session against a real network: the only place of this crate that reads clocks, spawns and touches sockets.
 
+pub(crate) mod call;
 pub(crate) mod keeper;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,12 +25,13 @@ use tracing::{debug, error, warn};
 use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
+pub(crate) use crate::driver::call::Call;
 use crate::driver::keeper::{Keeper, Order};
 use crate::end_to_end::VerificationCode;
-use crate::session::Session;
 use crate::session::event::{
     Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, JoinError, MessageId, SendError, Warning,
 };
+use crate::session::{Said, Session};
 use crate::store::StoreError;
 
 /// Calls of the application that wait; more make the caller wait.
@@ -73,24 +75,6 @@ impl Clock {
     fn instant(self, at: Mono) -> Instant {
         self.start + Duration::from_micros(at.0).saturating_sub(CLOCK_START)
     }
-}
-
-/// What the application asks for.
-pub(crate) enum Call {
-    Invite(oneshot::Sender<Result<Invited, CallError>>),
-    Join(Link, oneshot::Sender<Result<ContactId, JoinError>>),
-    Send(ContactId, Vec<u8>, oneshot::Sender<Result<MessageId, SendError>>),
-    Ping(oneshot::Sender<bool>),
-    Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
-    Commit(EventCursor),
-    Contacts(oneshot::Sender<Vec<ContactInfo>>),
-    Rename(ContactId, String, oneshot::Sender<bool>),
-    Remove(ContactId, oneshot::Sender<bool>),
-    /// Overwrites the keys of all that was deleted.
-    Purge(oneshot::Sender<Result<(), StoreError>>),
-    Passphrase(Zeroizing<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
-    /// Writes what is left, and ends.
-    Close(oneshot::Sender<()>),
 }
 
 /// What waits for a write, in order.
@@ -275,6 +259,11 @@ impl Driver {
             }
             Call::Commit(cursor) => self.session.commit(now, cursor),
             Call::Contacts(reply) => drop(reply.send(self.session.contacts())),
+            Call::Disappear(contact, after, reply) => {
+                let found = self.session.disappear(now, contact, after);
+                return self.reply(reply, found);
+            }
+            Call::History(contact, reply) => drop(reply.send(self.session.history(contact))),
             Call::Rename(contact, name, reply) => {
                 let found = self.session.rename(now, contact, &name);
                 return self.reply(reply, found);
@@ -377,7 +366,6 @@ impl Driver {
             Action::Send { entry, packet } => self.put(entry, Outgoing::Packet(packet)),
             Action::Emit { cursor, event } => self.emit(cursor, event),
             Action::FetchNetwork => self.fetch(),
-            // Ordered when it came.
             Action::Save(_) => {}
         }
     }

@@ -34,8 +34,8 @@
 //!   what was delivered before, nor, after a round trip, what comes later. Who only knows the invitation can read nothing.
 //!
 //! What does not hold yet:
-//! - A folder that is put back from an older copy repeats sequence numbers and keys: never restore one; an export without
-//!   that danger comes with the client's own issue.
+//! - A folder that is put back from an older copy repeats sequence numbers and keys: never restore one. `posta export`
+//!   makes what can be restored.
 //! - Lost queues are reported and not replaced.
 
 pub mod cli;
@@ -48,6 +48,7 @@ pub mod store;
 pub use client::{CallError, Client, ClientBuilder, ClientOptions, Invited, StartError};
 pub use driver::EVENT_QUEUE;
 pub use end_to_end::{Scheme, VerificationCode};
+pub use session::Said;
 pub use session::event::{
     Asked, ClientEvent, ContactId, ContactInfo, ContactState, EventCursor, Failure, JoinError, JoinFailure, MessageId,
     MessageState, NotAdmitted, Options, Profile, SendError, Warning,

@@ -11,16 +11,21 @@
 //! | `contact` | invitations |
 //! | `incoming`, `outgoing` | the queues of a contact in each direction |
 //! | `manage` | names, and letting go of a contact |
+//! | `renewal` | how a conversation begins anew that one end has lost |
+//! | `history`, `carry` | what was said, and what another folder can go on with |
 //! | `saved` | which records all that is kept in |
 
+mod carry;
 mod contact;
 mod core;
 mod entry;
 pub mod event;
+mod history;
 mod incoming;
 mod manage;
 mod outgoing;
 mod path;
+mod renewal;
 mod request;
 mod saved;
 mod view;
@@ -41,6 +46,7 @@ use self::core::{Core, earlier};
 use self::entry::Entries;
 pub use self::entry::SAMPLED_GUARDS;
 use self::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, Options, SendError, Warning};
+pub use self::history::{MAX_HISTORY, MAX_HISTORY_BYTES, Said};
 use self::incoming::SLICE;
 pub use self::incoming::{MAX_EFFORT, QUEUES_PER_DIRECTION, REORDER_WINDOW};
 pub use self::outgoing::{OUTBOX, SEND_WINDOW};
@@ -158,7 +164,7 @@ impl Session {
         let conversation = self.core.conversation()?;
         let start = self.core.actions.len();
         let id = self.new_contact()?;
-        self.contacts.insert(id, Contact::invite(id, conversation));
+        self.contacts.insert(id, Contact::invite(id, &self.core, conversation));
         self.step(now);
         self.save(now, start);
         Some(id)

@@ -13,7 +13,7 @@ use super::world::World;
 use super::{HOURS, MINUTE, Pair, bodies, is_connected, is_ready, link_of, texts};
 
 /// Two clients with disks, connected while both are killed now and then.
-fn connect_killed(mut world: World, kills: u64) -> Pair {
+pub(super) fn connect_killed(mut world: World, kills: u64) -> Pair {
     let (a, b) = (world.add_durable(Options::default()), world.add_durable(Options::default()));
     assert!(world.run_until(MINUTE, |w| is_ready(w, a) && is_ready(w, b)), "not ready");
     plan(&mut world, kills);
@@ -68,7 +68,7 @@ fn send_once(world: &mut World, client: usize, contact: posta_client::ContactId,
 }
 
 /// Both send; the application of a client that was killed asks it how far it came.
-fn exchange(pair: &mut Pair, from: usize, count: usize, kill_within: u64) {
+pub(super) fn exchange(pair: &mut Pair, from: usize, count: usize, kill_within: u64) {
     for n in from..from + count {
         if n % 3 == 0 {
             plan(&mut pair.world, kill_within);

@@ -6,6 +6,7 @@ mod admission;
 mod conversations;
 mod crash;
 mod live;
+mod renewal;
 mod world;
 
 use std::collections::BTreeMap;

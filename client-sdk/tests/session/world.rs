@@ -454,7 +454,9 @@ impl World {
                     }
                     Some((id, q)) => {
                         let last = q.accepted.last().copied().unwrap_or(0);
-                        if sequence + 64 <= last || sequence > last + (1 << 20) {
+                        if q.messages.get(&sequence).is_some_and(|held| *held != body) {
+                            refused(code::CONFLICT)
+                        } else if sequence + 64 <= last || sequence > last + (1 << 20) {
                             refused(code::OUT_OF_WINDOW)
                         } else {
                             if q.accepted.insert(sequence) {

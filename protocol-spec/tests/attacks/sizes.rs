@@ -189,8 +189,11 @@ fn packets_and_what_is_in_them_have_exactly_these_sizes() {
     assert_eq!(link.to_text().len(), 93);
     let contents = [
         (Kind::Message { number: 1, expires: Wall(2), body: vec![0; 100] }, 161),
+        (Kind::Fleeting { number: 1, expires: Wall(2), after: 3, body: vec![0; 100] }, 165),
         (Kind::Receipt { up_to: 1 }, 49),
         (Kind::Queues(vec![address(), address()]), 237),
+        (Kind::Renewal { have: 1, alone: false }, 50),
+        (Kind::KeyPackage { up_to: 1, from: 1, key_package: vec![0; 2638] }, 2699),
     ];
     for (kind, size) in contents {
         assert_eq!(Content { epoch: Epoch(1), consensus: Hash([1; 32]), kind }.encode().len(), size);

@@ -29,7 +29,11 @@ pub(in crate::cli) async fn run(folder: &Folder, contact: Option<&str>) -> Resul
     let contacts = client.contacts().await?;
     let at = contact.map(|wanted| find(&contacts, wanted)).transpose()?;
     let profile = format!("{:?}", Options::default().profile).to_lowercase();
-    let screen = Screen::new(contacts, at, profile);
+    let ids: Vec<ContactId> = contacts.iter().map(|c| c.id).collect();
+    let mut screen = Screen::new(contacts, at, profile);
+    for id in ids {
+        screen.recall(id, client.history(id).await?);
+    }
     let terminal = ratatui::try_init().map_err(no_terminal)?;
     // Where a terminal doesn't know it, what is pasted comes as keys.
     let _ = execute!(stdout(), EnableBracketedPaste);
