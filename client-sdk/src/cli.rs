@@ -3,6 +3,7 @@
 mod commands;
 mod driver;
 mod folder;
+mod profile;
 mod qr;
 mod screen;
 mod show;
@@ -63,6 +64,17 @@ enum Command {
         /// The authorities of the network; a copy is kept beside the state.
         #[arg(long, value_name = "FILE")]
         network: PathBuf,
+        /// How to trade latency against cover.
+        #[arg(long, value_name = "PROFILE", value_enum, default_value = "fast")]
+        profile: profile::Named,
+    },
+    /// Show what each profile costs and gives on this network, or choose one for the next start.
+    Profile {
+        #[command(flatten)]
+        folder: Folder,
+        /// The profile to use from now on.
+        #[arg(value_enum)]
+        name: Option<profile::Named>,
     },
     /// Make an invitation: a link that connects one person, once.
     Invite {
@@ -211,6 +223,7 @@ impl Command {
         match self {
             Self::Talk { common, .. } | Self::Ping { common } => common.log,
             Self::Init { folder, .. }
+            | Self::Profile { folder, .. }
             | Self::Invite { folder, .. }
             | Self::Join { folder, .. }
             | Self::Contacts { folder }
@@ -329,8 +342,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 driver::talk(&common, join, state.zip(passphrase_file)).await
             }
             Command::Ping { common } => ping(&common).await,
-            Command::Init { folder, network } => commands::init(&folder, &network),
             Command::Invite { folder, name, qr, png } => commands::invite(&folder, name.as_deref(), qr, png).await,
+            Command::Init { folder, network, profile } => profile::init(&folder, &network, profile),
+            Command::Profile { folder, name } => profile::profile(&folder, name).await,
             Command::Join { folder, name, link } => commands::join(&folder, name.as_deref(), link.as_deref()).await,
             Command::Contacts { folder } => commands::contacts(&folder),
             Command::Send { folder, contact, until } => commands::send(&folder, &contact, until).await,

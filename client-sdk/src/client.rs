@@ -22,9 +22,10 @@ use crate::driver::keeper::Keeper;
 use crate::driver::{CALL_QUEUE, Call, Clock, Driver, EVENT_QUEUE, Sockets};
 use crate::end_to_end::VerificationCode;
 use crate::session::event::{
-    ClientEvent, ContactId, ContactInfo, EventCursor, JoinError, MessageId, NotAdmitted, Options, SendError,
+    ClientEvent, ContactId, ContactInfo, EventCursor, Health, JoinError, MessageId, NotAdmitted, Options, Profile,
+    SendError,
 };
-use crate::session::{Said, Session};
+use crate::session::{ProfileCost, Said, Session};
 use crate::store::{Records, Store, StoreError};
 
 /// Wait between two attempts to get the first documents.
@@ -142,10 +143,14 @@ impl Client {
     /// # Errors
     /// [`StartError`], each one sentence that says what to do.
     pub async fn start(options: ClientOptions) -> Result<Self, StartError> {
-        Self::run(options, None).await
+        Self::run(options, None, None).await
     }
 
-    async fn run(options: ClientOptions, stored: Option<(Store, Records)>) -> Result<Self, StartError> {
+    async fn run(
+        options: ClientOptions,
+        stored: Option<(Store, Records)>,
+        profile: Option<Profile>,
+    ) -> Result<Self, StartError> {
         let clock = Clock::new();
         let sockets = Sockets {
             directory: Endpoint::dialer(options.local, Audience::Directory, None)?,
@@ -160,7 +165,11 @@ impl Client {
             Some((store, records)) => {
                 let session = Session::restore(options.session, rng, clock.now(), &records);
                 let keeper = Keeper::start(store).map_err(StoreError::Io)?;
-                (session.map_err(StartError::Records)?, Some(keeper))
+                let mut session = session.map_err(StartError::Records)?;
+                if let Some(profile) = profile {
+                    session.set_profile(clock.now(), profile);
+                }
+                (session, Some(keeper))
             }
         };
         let (calls, called) = mpsc::channel(CALL_QUEUE);
@@ -233,6 +242,22 @@ impl Client {
     /// [`CallError::Stopped`].
     pub async fn ping(&self) -> Result<bool, CallError> {
         self.call(Call::Ping).await
+    }
+
+    /// What each profile costs on this network, and whether it is large enough for it.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn profiles(&self) -> Result<Option<[ProfileCost; 3]>, CallError> {
+        self.call(Call::Profiles).await
+    }
+
+    /// How packets came back lately; [`ClientEvent::Health`] tells changes.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn health(&self) -> Result<Health, CallError> {
+        self.call(Call::Health).await
     }
 
     /// All contacts, in the order of their making.

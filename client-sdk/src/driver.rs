@@ -1,19 +1,18 @@
 //! Runs a session against a real network: the only place of this crate that reads clocks, spawns and touches sockets.
 
 pub(crate) mod call;
+mod dial;
 pub(crate) mod keeper;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use posta_link::Endpoint;
 use posta_link::fetch::{Documents, FetchError, Held, Mirror, Mirrors, Network, fetch_newer};
-use posta_link::{Endpoint, LinkPublicKey, LinkSender, Received};
 use posta_protocol::document::{Consensus, MixKeys, RelayEntry, Succession, WrongLayers, verify_succession};
-use posta_protocol::frame::{Delivery, Frame, Hello};
+use posta_protocol::frame::{Delivery, Hello};
 use posta_protocol::ids::{InboxId, RelayId};
-use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::packet::Packet;
 use posta_protocol::secret::Secret;
@@ -21,17 +20,14 @@ use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, warn};
-use zeroize::Zeroizing;
+use tracing::{error, warn};
 
 use crate::client::{CallError, Invited};
 pub(crate) use crate::driver::call::Call;
+use crate::driver::dial::Dial;
 use crate::driver::keeper::{Keeper, Order};
-use crate::end_to_end::VerificationCode;
-use crate::session::event::{
-    Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, JoinError, MessageId, SendError, Warning,
-};
-use crate::session::{Said, Session};
+use crate::session::Session;
+use crate::session::event::{Action, ClientEvent, ContactId, Event, EventCursor, Profile, Warning};
 use crate::store::StoreError;
 
 /// Calls of the application that wait; more make the caller wait.
@@ -98,7 +94,9 @@ enum Input {
 
 /// What goes out over a link.
 enum Outgoing {
-    Packet(Packet),
+    /// At once, or at this time.
+    Packet(Packet, Option<Instant>),
+    Pace(Profile),
     Attach(Secret<32>),
 }
 
@@ -258,6 +256,8 @@ impl Driver {
                 return self.reply(reply, pinged);
             }
             Call::Commit(cursor) => self.session.commit(now, cursor),
+            Call::Profiles(reply) => drop(reply.send(self.session.profiles(now))),
+            Call::Health(reply) => drop(reply.send(self.session.health())),
             Call::Contacts(reply) => drop(reply.send(self.session.contacts())),
             Call::Disappear(contact, after, reply) => {
                 let found = self.session.disappear(now, contact, after);
@@ -353,6 +353,8 @@ impl Driver {
                         self.deferred.push_back(Deferred::Write(self.ordered));
                     }
                 }
+                // Nothing of them is on disk, and a slow disk must not show in when they leave.
+                action @ (Action::Attach { .. } | Action::Pace { .. }) => self.perform(action),
                 action => self.later(Deferred::Action(action)),
             }
         }
@@ -363,7 +365,11 @@ impl Driver {
             Action::Connect { entry } => self.connect(entry),
             Action::Disconnect { entry } => drop(self.links.remove(&entry)),
             Action::Attach { entry, secret } => self.put(entry, Outgoing::Attach(secret)),
-            Action::Send { entry, packet } => self.put(entry, Outgoing::Packet(packet)),
+            Action::Send { entry, packet, at } => {
+                let at = at.map(|at| self.clock.instant(at));
+                self.put(entry, Outgoing::Packet(packet, at));
+            }
+            Action::Pace { entry, profile } => self.put(entry, Outgoing::Pace(profile)),
             Action::Emit { cursor, event } => self.emit(cursor, event),
             Action::FetchNetwork => self.fetch(),
             Action::Save(_) => {}
@@ -516,72 +522,5 @@ impl Driver {
         self.fetch_at = Instant::now() + until_stale.min(epoch * 2) + later;
         self.mix_keys.clone_from(&mix_keys);
         self.handle(Event::Network { consensus: Arc::clone(&self.consensus), mix_keys });
-    }
-}
-
-/// One link, from dialling to its end.
-struct Dial {
-    entry: RelayId,
-    generation: u64,
-    addresses: Vec<SocketAddr>,
-    key: Option<LinkPublicKey>,
-    hello: Hello,
-    packet_len: usize,
-    sockets: Arc<Sockets>,
-    input: mpsc::Sender<Input>,
-}
-
-impl Dial {
-    async fn run(self, queue: mpsc::Receiver<Outgoing>) {
-        let (entry, generation) = (self.entry, self.generation);
-        if let Some(link) = self.open().await {
-            let _ = self.input.send(Input::Up { entry, generation }).await;
-            let mut receiver = link.receiver;
-            let read = async {
-                while let Some(received) = receiver.recv().await {
-                    let input = match received {
-                        Received::Packet(packet) => Input::Packet(packet),
-                        Received::Control(Frame::Attached(inbox)) => Input::Attached(inbox),
-                        Received::Control(_) => continue,
-                    };
-                    if self.input.send(input).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = read => {}
-                () = write(&link.sender, queue) => {}
-            }
-        }
-        let _ = self.input.send(Input::Down { entry, generation }).await;
-    }
-
-    async fn open(&self) -> Option<posta_link::Link> {
-        let key = self.key?;
-        for address in self.addresses.iter().filter(|a| a.is_ipv4() == self.sockets.ipv4) {
-            let connected = self.sockets.entries.connect(*address, key).await;
-            let opened = match connected {
-                Ok(connection) => connection.open_link(self.hello, self.packet_len).await,
-                Err(e) => Err(e),
-            };
-            match opened {
-                Ok(link) => return Some(link),
-                Err(e) => debug!("an entry can't be used: {e}"),
-            }
-        }
-        None
-    }
-}
-
-async fn write(sender: &LinkSender, mut queue: mpsc::Receiver<Outgoing>) {
-    while let Some(outgoing) = queue.recv().await {
-        let closed = match outgoing {
-            Outgoing::Packet(packet) => sender.send(packet).await.is_err(),
-            Outgoing::Attach(secret) => sender.try_control(Frame::Attach(secret)).is_err(),
-        };
-        if closed {
-            return;
-        }
     }
 }

@@ -7,9 +7,12 @@
 //! |---|---|
 //! | [`event`] | what goes in and what comes out |
 //! | `view`, `path`, `entry` | the network, mixes, entries and inboxes |
+//! | `profile`, `line` | what a profile costs, and when packets leave |
+//! | `tempo`, `measure` | how long answers take, and how many come back |
 //! | `request` | commands, retried until answered |
 //! | `contact` | invitations |
 //! | `incoming`, `outgoing` | the queues of a contact in each direction |
+//! | `moves` | queues whose relays are gone, replaced |
 //! | `manage` | names, and letting go of a contact |
 //! | `renewal` | how a conversation begins anew that one end has lost |
 //! | `history`, `carry` | what was said, and what another folder can go on with |
@@ -22,12 +25,17 @@ mod entry;
 pub mod event;
 mod history;
 mod incoming;
+mod line;
 mod manage;
+mod measure;
+mod moves;
 mod outgoing;
 mod path;
+mod profile;
 mod renewal;
 mod request;
 mod saved;
+mod tempo;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -35,7 +43,7 @@ use std::fmt;
 use std::time::Duration;
 
 use posta_protocol::command::Command;
-use posta_protocol::ids::KeyEpoch;
+use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now};
 
@@ -49,13 +57,18 @@ use self::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, O
 pub use self::history::{MAX_HISTORY, MAX_HISTORY_BYTES, Said};
 use self::incoming::SLICE;
 pub use self::incoming::{MAX_EFFORT, QUEUES_PER_DIRECTION, REORDER_WINDOW};
+use self::line::Line;
+use self::measure::Measure;
+pub use self::moves::{QUEUE_SAMPLE, REPLACED_A_WEEK};
 pub use self::outgoing::{OUTBOX, SEND_WINDOW};
 use self::path::Health;
+pub use self::profile::{ENOUGH_TO_MIX, ProfileCost};
 pub use self::request::{MAX_IN_FLIGHT, MAX_REPLY_ROWS};
 use self::request::{Outcome, Purpose, Requests};
 pub use self::saved::MAX_UNCOMMITTED;
 use self::saved::Saved;
 pub(crate) use self::saved::from_schema_1;
+use self::tempo::Tempo;
 use self::view::View;
 use crate::end_to_end::{Conversation, VerificationCode};
 
@@ -83,6 +96,8 @@ pub struct Session {
     /// What the application was told last: whether an entry can be used.
     told_ready: Option<bool>,
     timer: Option<Mono>,
+    /// Whether it was said that the network is too small for the profile.
+    told_small: bool,
     /// Whether what was under way before a start waits to be taken up again.
     resuming: bool,
 }
@@ -96,13 +111,16 @@ impl fmt::Debug for Session {
 impl Session {
     /// A session that draws all its randomness from `rng`. It asks for the network's documents at once.
     #[must_use]
-    pub fn new(options: Options, rng: SessionRng) -> Self {
+    pub fn new(options: Options, mut rng: SessionRng) -> Self {
+        let line = Line::new(options.profile, &mut rng);
         Self {
             core: Core {
                 options,
                 rng,
                 view: None,
                 entries: Entries::default(),
+                line,
+                measure: Measure::default(),
                 health: Health::default(),
                 requests: Requests::default(),
                 actions: VecDeque::from([Action::FetchNetwork]),
@@ -120,6 +138,7 @@ impl Session {
             down_since: None,
             told_ready: None,
             timer: None,
+            told_small: false,
             resuming: false,
         }
     }
@@ -129,11 +148,16 @@ impl Session {
         let start = self.core.actions.len();
         match event {
             Event::Network { consensus, mix_keys } => {
+                let tempo = Tempo::new(self.core.line.profile, consensus.params());
+                self.core.requests.tempo = tempo;
+                self.core.line.set(now.mono, tempo.slot);
+                self.core.entries.cover(tempo.covered.then_some(self.core.line.profile));
                 self.core.view = Some(View::update(self.core.view.take(), consensus, mix_keys, now.wall));
                 self.sample(now);
+                self.warn_if_small(now);
             }
-            Event::LinkUp { entry } => self.core.entries.link_up(&entry),
-            Event::LinkDown { entry } => self.core.entries.link_down(&entry, now.mono, &mut self.core.rng),
+            Event::LinkUp { entry } => self.core.entries.link_up(&entry, &mut self.core.actions),
+            Event::LinkDown { entry } => self.core.entries.link_down(&entry, now.mono, &mut self.core.line.rng),
             Event::Attached { inbox } => self.core.entries.attached(&inbox),
             Event::Delivery(delivery) => {
                 let outcomes = self.core.delivered(now, delivery);
@@ -216,6 +240,12 @@ impl Session {
         Some(self.contacts.get(&contact)?.conversation())
     }
 
+    /// The relays whose queues we read, of a contact.
+    #[must_use]
+    pub fn reads_at(&self, contact: ContactId) -> Vec<RelayId> {
+        self.contacts.get(&contact).map(Contact::reads_at).unwrap_or_default()
+    }
+
     /// Sends an echo through a whole path to an edge and back; [`ClientEvent::Pong`] brings the time. `false` if the
     /// network isn't known yet.
     pub fn ping(&mut self, now: Now) -> bool {
@@ -244,7 +274,7 @@ impl Session {
         if let Some(view) = &self.core.view {
             let epoch = view.key_epoch(now.wall);
             if view.has_keys(epoch) {
-                self.core.entries.sample(view, epoch, now.mono, &mut self.core.rng);
+                self.core.entries.sample(view, epoch, now.mono, &mut self.core.line.rng);
             }
         }
     }
@@ -257,7 +287,7 @@ impl Session {
         self.core.reading = self.core.app_reads && self.core.saved.has_room();
         self.follow_key_epoch(now);
         if let Some(epoch) = self.epoch {
-            self.core.entries.step(now.mono, epoch, &mut self.core.actions, &mut self.core.rng);
+            self.core.entries.step(now.mono, epoch, &mut self.core.actions, &mut self.core.line.rng);
         }
         for contact in self.contacts.values_mut() {
             contact.step(&mut self.core, now);
@@ -270,8 +300,27 @@ impl Session {
             }
             self.core.send_ready(now);
         }
+        self.fill_slots(now);
+        self.core.judge_loops(now);
         self.tell_ready(now);
         self.set_timer(now);
+    }
+
+    /// Makes the packets of the slots that come up: the one thing to be said that has waited longest, or a loop.
+    fn fill_slots(&mut self, now: Now) {
+        while self.core.line.open(now.mono) {
+            // Who comes first changes, so that no contact's reply blocks wait for another's for ever.
+            let first = self.core.line.count() as usize % self.contacts.len().max(1);
+            let ids: Vec<ContactId> = self.contacts.keys().copied().collect();
+            for id in ids.iter().cycle().skip(first).take(ids.len()) {
+                if let Some(contact) = self.contacts.get_mut(id).filter(|_| self.core.line.slot().is_some()) {
+                    contact.step(&mut self.core, now);
+                }
+            }
+            self.core.send_ready(now);
+            self.core.send_loop(now);
+            self.core.line.close();
+        }
     }
 
     /// A new key epoch: new mixes, new inboxes, new reply blocks. What is in flight times out and is sent again.
@@ -310,7 +359,7 @@ impl Session {
                         contact.timed_out(&mut self.core, now, task, attempts);
                     }
                 }
-                Outcome::TimedOut { .. } => {}
+                Outcome::Answered { purpose: Purpose::Loop, .. } | Outcome::TimedOut { .. } => {}
                 Outcome::Restored(relay) => {
                     self.contacts.values_mut().for_each(|c| c.restored(&mut self.core, now, relay));
                 }
@@ -336,9 +385,11 @@ impl Session {
 
     fn set_timer(&mut self, now: Now) {
         let reading = self.core.reading;
+        let covered = self.core.line.is_covered();
         let mut due = earlier(self.core.requests.next_due(), self.core.entries.next_due());
+        due = earlier(due, self.core.measure.next_due());
         for contact in self.contacts.values() {
-            due = earlier(due, contact.next_due(now, reading));
+            due = earlier(due, contact.next_due(now, reading, covered));
         }
         due = earlier(due, self.old_blocks_until);
         if self.told_ready != Some(false) {
@@ -353,6 +404,6 @@ impl Session {
         // Something may be due that waits for an entry: that is not a reason to turn in circles.
         let blocked = !self.epoch.is_some_and(|e| self.core.entries.ready(e));
         let soonest = now.mono + if blocked { MIN_TIMER * 100 } else { MIN_TIMER };
-        self.timer = due.map(|at| at.max(soonest));
+        self.timer = earlier(due.map(|at| at.max(soonest)), self.core.line.next_due());
     }
 }

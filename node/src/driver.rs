@@ -469,6 +469,7 @@ impl Running {
                 self.clients.insert(link, sender);
             }
             ClientEvent::Attach(link, secret) => self.core.handle(now, Event::Attach { link, secret }),
+            ClientEvent::Pace(link, profile) => self.core.handle(now, Event::Pace { link, profile }),
             ClientEvent::Gone(link) => {
                 self.clients.remove(&link);
                 self.core.handle(now, Event::ClientGone { link });

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posta_protocol::document::{Consensus, MixKeys};
+use posta_protocol::document::{Consensus, MixKeys, Params, Profile};
 use posta_protocol::frame::Delivery;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{InboxId, Incarnation, KeyEpoch, RelayId, SurbId};
@@ -23,6 +23,7 @@ use rand_core::CryptoRng;
 mod admission;
 mod counters;
 mod delay;
+mod downlink;
 mod inbox;
 mod layers;
 mod loops;
@@ -33,12 +34,14 @@ pub(crate) use admission::Gate;
 pub use admission::{Admission, Effort};
 pub use counters::Counters;
 pub use delay::{DEFAULT_DELAYED_BYTES, DelayBounds, MAX_DELAYED};
+pub use downlink::{MAX_PACED, MAX_WAITING};
 pub use inbox::{InboxBounds, MAX_BUFFERED, MAX_INBOX_BUFFER, MAX_INBOXES, MAX_INBOXES_PER_LINK};
 pub use layers::{grace, skew};
 pub use loops::{LOOP_PATIENCE, LOOP_WINDOW, LOOP_WINDOWS, LoopCount, MAX_LOOPS};
 
 use self::delay::DelayQueue;
 pub(crate) use self::delay::exponential;
+use self::downlink::Downlinks;
 use self::inbox::{Arrival, Inboxes};
 pub(crate) use self::layers::Layers;
 use self::loops::{Ended, Loops};
@@ -84,6 +87,13 @@ pub enum Event {
         link: ClientLink,
         /// The inbox's id is its hash.
         secret: Secret<32>,
+    },
+    /// A client says when it wants to be handed what comes for it.
+    Pace {
+        /// On this link.
+        link: ClientLink,
+        /// As this profile does.
+        profile: Profile,
     },
     /// A client's link is closed.
     ClientGone {
@@ -183,6 +193,9 @@ pub struct Relay {
     delays: DelayQueue,
     loops: Loops,
     inboxes: Inboxes,
+    downlinks: Downlinks,
+    /// The consensus' parameters.
+    params: Params,
     queues: QueueService,
     counters: Counters,
     rng: Box<dyn CryptoRng + Send>,
@@ -212,6 +225,8 @@ impl Relay {
             delays: DelayQueue::new(bounds.delayed),
             loops: Loops::new(relay, geometry),
             inboxes: Inboxes::new(bounds.inboxes),
+            downlinks: Downlinks::default(),
+            params: Params::default(),
             queues: QueueService::new(geometry, incarnation, admission, bounds.queues),
             counters: Counters::default(),
             rng,
@@ -226,13 +241,23 @@ impl Relay {
         match event {
             Event::Peeled { from, peeled, packet } => self.peeled(now, from, peeled, packet),
             Event::Attach { link, secret } => self.attach(now, link, &secret),
-            Event::ClientGone { link } => self.inboxes.gone(link),
+            Event::Pace { link, profile } => {
+                let rng = &mut *self.rng;
+                for packet in self.downlinks.pace(now.mono, link, profile, &self.params, rng) {
+                    self.out.push_back(Action::Deliver { link, packet });
+                }
+            }
+            Event::ClientGone { link } => {
+                self.inboxes.gone(link);
+                self.counters.inbox_overflow += self.downlinks.gone(link).len() as u64;
+            }
             Event::Stored { token, outcome } => {
                 let (queues, mut cx) = self.queues_and_context(now);
                 queues.stored(&mut cx, token, outcome);
             }
             Event::Consensus(consensus) => {
                 self.layers.update(&consensus, now.wall);
+                self.params.clone_from(consensus.params());
                 if self.stop_at.is_none() {
                     self.loops.consensus(&consensus);
                 }
@@ -256,7 +281,8 @@ impl Relay {
     /// When to come back with [`Event::Tick`] if nothing else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
-        [self.delays.next_due(), self.queues.next_due(), self.loops.next_due()].into_iter().flatten().min()
+        let due = [self.delays.next_due(), self.queues.next_due(), self.loops.next_due(), self.downlinks.next_due()];
+        due.into_iter().flatten().min()
     }
 
     /// Packets that wait for their time; after [`Event::Stop`] none is left within [`STOP_DELAY`].
@@ -294,6 +320,9 @@ impl Relay {
 
     fn peeled(&mut self, now: Now, from: Source, peeled: Peeled, packet: Packet) {
         let Peeled { key_epoch, next } = peeled;
+        if let Source::Client(link) = from {
+            self.downlinks.heard(now.mono, link);
+        }
         if let (Source::Relay(relay), Next::Inbox { surb, .. }) = (from, &next)
             && self.loops.know(surb)
             && self.layers.may_come(Some(&relay), key_epoch)
@@ -348,13 +377,21 @@ impl Relay {
     fn deliver(&mut self, inbox: &InboxId, surb: SurbId, packet: Packet) {
         let packet = Delivery::into_packet(surb, packet, self.geometry);
         match self.inboxes.arrive(inbox, packet) {
-            Arrival::Deliver(link, packet) => {
-                self.counters.delivered += 1;
-                self.out.push_back(Action::Deliver { link, packet });
-            }
+            Arrival::Deliver(link, packet) => self.hand(link, packet),
             Arrival::Kept(dropped) => self.counters.inbox_overflow += dropped,
             Arrival::Full => self.counters.inbox_overflow += 1,
             Arrival::Unknown => self.counters.no_inbox += 1,
+        }
+    }
+
+    /// Gives a client what is for it, now or in a slot of its link.
+    fn hand(&mut self, link: ClientLink, packet: Packet) {
+        match self.downlinks.hold(link, packet) {
+            Ok(dropped) => self.counters.inbox_overflow += dropped,
+            Err(packet) => {
+                self.counters.delivered += 1;
+                self.out.push_back(Action::Deliver { link, packet });
+            }
         }
     }
 
@@ -373,16 +410,17 @@ impl Relay {
             return;
         };
         self.out.push_back(Action::Attached { link, inbox });
-        for packet in waiting {
-            self.counters.delivered += 1;
-            self.out.push_back(Action::Deliver { link, packet });
-        }
+        waiting.into_iter().for_each(|packet| self.hand(link, packet));
     }
 
     /// What time alone brings about.
     fn due(&mut self, now: Now) {
         while let Some((to, packet)) = self.delays.pop_due(now.mono, &mut *self.rng) {
             self.forward(to, packet);
+        }
+        while let Some((link, packet, real)) = self.downlinks.pop_due(now.mono, self.geometry, &mut *self.rng) {
+            self.counters.delivered += u64::from(real);
+            self.out.push_back(Action::Deliver { link, packet });
         }
         self.counters.loops_lost += self.loops.give_up(now.mono);
         for _ in 0..self.loops.begin(now, &mut *self.rng) {

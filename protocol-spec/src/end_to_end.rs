@@ -196,6 +196,10 @@ pub enum Kind {
         have: u64,
         /// It can't join any other conversation, should the reader begin one at the same time.
         alone: bool,
+        /// As of the queues below.
+        generation: u64,
+        /// Where it reads.
+        queues: Vec<QueueAddress>,
     },
     /// As a receipt, with what the reader can begin the conversation anew by.
     KeyPackage {
@@ -205,6 +209,13 @@ pub enum Kind {
         from: u64,
         /// An MLS key package for this contact alone, at most [`MAX_KEY_PACKAGE_LEN`] bytes.
         key_package: Vec<u8>,
+    },
+    /// Where the writer reads from now on: queues on relays that are gone have been replaced.
+    Moved {
+        /// Counts the writer's lists up; an older one than known is ignored.
+        generation: u64,
+        /// All its queues, those that stay too.
+        queues: Vec<QueueAddress>,
     },
     /// Something of a later version; ignored.
     Unknown(u8),
@@ -219,6 +230,7 @@ impl fmt::Debug for Kind {
             Self::Queues(_) => "Queues(..)",
             Self::Renewal { .. } => "Renewal(..)",
             Self::KeyPackage { .. } => "KeyPackage(..)",
+            Self::Moved { .. } => "Moved(..)",
             Self::Unknown(_) => "Unknown(..)",
         })
     }
@@ -261,16 +273,23 @@ impl Content {
                 w.u8(code::QUEUES);
                 QueueAddress::write_list(list, &mut w);
             }
-            Kind::Renewal { have, alone } => {
+            Kind::Renewal { have, alone, generation, queues } => {
                 w.u8(code::RENEWAL);
                 w.u64(*have);
                 w.bool(*alone);
+                w.u64(*generation);
+                QueueAddress::write_list(queues, &mut w);
             }
             Kind::KeyPackage { up_to, from, key_package } => {
                 w.u8(code::KEY_PACKAGE);
                 w.u64(*up_to);
                 w.u64(*from);
                 w.bounded(key_package);
+            }
+            Kind::Moved { generation, queues } => {
+                w.u8(code::MOVED);
+                w.u64(*generation);
+                QueueAddress::write_list(queues, &mut w);
             }
             Kind::Unknown(n) => w.u8(*n),
         }
@@ -298,12 +317,18 @@ impl Content {
             },
             code::RECEIPT => Kind::Receipt { up_to: r.u64("receipt")? },
             code::QUEUES => Kind::Queues(QueueAddress::read_list(&mut r)?),
-            code::RENEWAL => Kind::Renewal { have: r.u64("renewal")?, alone: r.bool("renewal")? },
+            code::RENEWAL => Kind::Renewal {
+                have: r.u64("renewal")?,
+                alone: r.bool("renewal")?,
+                generation: r.u64("renewal")?,
+                queues: QueueAddress::read_list(&mut r)?,
+            },
             code::KEY_PACKAGE => Kind::KeyPackage {
                 up_to: r.u64("key package")?,
                 from: r.u64("key package")?,
                 key_package: r.bounded(MAX_KEY_PACKAGE_LEN, "key package")?.to_vec(),
             },
+            code::MOVED => Kind::Moved { generation: r.u64("moved")?, queues: QueueAddress::read_list(&mut r)? },
             n => {
                 r.remainder();
                 Kind::Unknown(n)
@@ -359,8 +384,9 @@ mod tests {
             Kind::Fleeting { number: 1, expires: Wall(2), after: 3, body: vec![4; MAX_FLEETING_LEN] },
             Kind::Receipt { up_to: 4 },
             Kind::Queues(vec![address(), address()]),
-            Kind::Renewal { have: 5, alone: true },
+            Kind::Renewal { have: 5, alone: true, generation: 6, queues: vec![address(), address()] },
             Kind::KeyPackage { up_to: 6, from: 7, key_package: vec![8; MAX_KEY_PACKAGE_LEN] },
+            Kind::Moved { generation: 5, queues: vec![address(), address()] },
             Kind::Unknown(99),
         ] {
             let content = Content { epoch: Epoch(1), consensus: Hash([2; 32]), kind };

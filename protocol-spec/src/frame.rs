@@ -3,6 +3,7 @@
 //! Packets themselves have no frame: they follow one another on their streams, each of the geometry's length.
 
 use crate::codec::{Reader, Writer};
+use crate::document::Profile;
 use crate::error::Malformed;
 use crate::geometry::Geometry;
 use crate::ids::{Epoch, Hash, InboxId, SurbId};
@@ -74,6 +75,9 @@ pub enum Frame {
     Attached(InboxId),
     /// Either side: nothing more will come, close when drained.
     Goodbye,
+    /// Client to entry: hand out what comes for this link as this profile wants it, at the rate that the consensus
+    /// sets. Without it, everything is handed out as it comes.
+    Pace(Profile),
     /// A frame of a later version: ignored.
     Unknown(u8),
 }
@@ -93,6 +97,10 @@ impl Frame {
                 inbox.write(&mut w);
             }
             Self::Goodbye => w.u8(code::GOODBYE),
+            Self::Pace(profile) => {
+                w.u8(code::PACE);
+                w.u8(profile.code());
+            }
             Self::Unknown(n) => w.u8(*n),
         }
         w.finish()
@@ -101,13 +109,17 @@ impl Frame {
     /// Decodes a frame. Unknown kinds survive as [`Frame::Unknown`], whatever they carry.
     ///
     /// # Errors
-    /// If a known frame is truncated or has bytes left over.
+    /// If a known frame is truncated or has bytes left over. A profile of a later version makes it an unknown frame.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let frame = match r.u8("frame")? {
             code::ATTACH => Self::Attach(Secret::read(&mut r, "attach")?),
             code::ATTACHED => Self::Attached(InboxId::read(&mut r)?),
             code::GOODBYE => Self::Goodbye,
+            code::PACE => match Profile::from_code(r.u8("pace")?) {
+                Some(profile) => Self::Pace(profile),
+                None => return Ok(Self::Unknown(code::PACE)),
+            },
             n => return Ok(Self::Unknown(n)),
         };
         r.finish("frame")?;
@@ -172,6 +184,11 @@ mod tests {
         }
         assert_eq!(Frame::decode(&[0xee, 1, 2, 3]), Ok(Frame::Unknown(0xee)));
         assert!(Frame::decode(&[code::GOODBYE, 0]).is_err());
+        for profile in [Profile::Fast, Profile::Mixed, Profile::Steady] {
+            assert_eq!(Frame::decode(&Frame::Pace(profile).encode()), Ok(Frame::Pace(profile)));
+        }
+        assert_eq!(Frame::decode(&[code::PACE, 0xee]), Ok(Frame::Unknown(code::PACE)));
+        assert!(Frame::decode(&[code::PACE]).is_err());
     }
 
     #[test]

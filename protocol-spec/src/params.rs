@@ -139,6 +139,17 @@ pub const DEFAULT_STEADY_HOP_DELAY: Duration = Duration::from_secs(1);
 pub const DEFAULT_MIXED_SEND_INTERVAL: Duration = Duration::from_secs(10);
 /// Time between a client's scheduled packets in `steady`, unless the consensus sets it.
 pub const DEFAULT_STEADY_SEND_INTERVAL: Duration = Duration::from_secs(5);
+/// Mean delays of clients are at most this: [`MAX_HOP_DELAY`] then cuts less than 1e-12 of their distribution, which lies
+/// beyond 27.6 means.
+pub const MAX_MEAN_HOP_DELAY: Duration = Duration::from_secs(21);
+/// Packets that an entry hands to a client of `mixed` or `steady` in the time in which the client sends one: with one
+/// reply to each, half of them are replies, and few have to wait.
+pub const DOWNLINK_PER_UPLINK: u32 = 2;
+/// Shortest mean time between two packets to a client, whatever the consensus sets.
+pub const MIN_DOWNLINK_INTERVAL: Duration = Duration::from_millis(1);
+/// A client that has sent nothing for so many of its intervals is handed nothing that isn't for it: an entry's cover
+/// costs whoever asks for it a packet for every few.
+pub const COVER_PATIENCE: u32 = 16;
 /// What a relay's clock tells apart when it holds packets: due times are rounded up to it, and what is due within it
 /// leaves in random order.
 pub const DELAY_GRANULARITY: Duration = Duration::from_millis(1);

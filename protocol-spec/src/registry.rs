@@ -153,6 +153,20 @@ numbers! {
         ATTACHED = 2,
         /// Nothing more will come.
         GOODBYE = 3,
+        /// Hand out replies as this profile wants it.
+        PACE = 4,
+    }
+}
+
+numbers! {
+    /// Profiles, as clients name theirs to their entry.
+    profile: u8 {
+        /// No delay, no cover.
+        FAST = 0,
+        /// Exponential delays, packets at times of a Poisson process.
+        MIXED = 1,
+        /// Exponential delays, packets at a constant rate.
+        STEADY = 2,
     }
 }
 
@@ -409,6 +423,8 @@ numbers! {
         KEY_PACKAGE = 5,
         /// A message of the application that both ends forget some time after it was delivered.
         FLEETING = 6,
+        /// The queues that the writer reads from now on.
+        MOVED = 8,
     }
 }
 
@@ -443,6 +459,7 @@ mod tests {
         assert!(distinct(super::admission::ALL), "admission");
         assert!(distinct(super::info::ALL), "info");
         assert!(distinct(super::frame::ALL), "frame");
+        assert!(distinct(super::profile::ALL), "profile");
         assert!(distinct(super::stream::ALL), "stream");
         assert!(distinct(super::close::ALL), "close");
         assert!(distinct(super::evidence::ALL), "evidence");

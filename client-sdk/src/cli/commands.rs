@@ -43,7 +43,7 @@ const fn show(folder: &Folder) -> Show {
 }
 
 /// Makes the state.
-pub(super) fn init(folder: &Folder, network: &Path) -> Result<(), Ending> {
+pub(super) fn init(folder: &Folder, network: &Path) -> Result<Store, Ending> {
     let path = folder.path()?;
     if Store::exists(&path) {
         return Err(crate::store::StoreError::Exists(path).into());
@@ -53,22 +53,23 @@ pub(super) fn init(folder: &Folder, network: &Path) -> Result<(), Ending> {
     let store = Store::create(&path, passphrase.as_bytes(), Cost::default())?;
     let file = path.join(NETWORK_FILE);
     network.save(&file).map_err(|e| Ending::new(exit::DISK, format!("{} can't be written: {e}", file.display())))?;
-    drop(store);
     let text = format!(
         "The state is in {}. Nobody can read it without the passphrase, and nobody can restore a forgotten one.\n\
          Next: `posta invite NAME`, or `posta join NAME` with a link that you were given.",
         path.display()
     );
     show(folder).say(&json!({ "event": "made", "folder": path }), &text);
-    Ok(())
+    Ok(store)
 }
 
 pub(super) fn contacts(folder: &Folder) -> Result<(), Ending> {
-    let (_store, contacts) = folder.offline()?;
+    let (_store, session, _) = folder.session()?;
+    let contacts = session.contacts();
     if contacts.is_empty() {
         show(folder).say(&json!(null), "There are no contacts yet: `posta invite NAME` or `posta join NAME`.");
     }
     contacts.iter().for_each(|c| show(folder).contact(c));
+    super::profile::status(folder, &session);
     Ok(())
 }
 

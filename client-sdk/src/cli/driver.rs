@@ -188,6 +188,12 @@ impl Talk {
                 self.say(&json!({ "event": "message", "number": number, "text": text }), &format!("< {shown}"));
             }
             ClientEvent::State { message, state, .. } => self.tell_state(message.0, state),
+            ClientEvent::Health(health) => {
+                let object = json!({
+                    "event": "health", "level": health.level.to_string(), "answered": health.answered, "lost": health.lost,
+                });
+                self.say(&object, "");
+            }
             ClientEvent::Warning(warning) => {
                 let text = warning.to_string();
                 self.say(&json!({ "event": "warning", "text": text }), &format!("! {text}"));

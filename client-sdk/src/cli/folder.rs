@@ -110,7 +110,8 @@ impl Folder {
         Self { dir, passphrase_file, passphrase_fd: None, local, json: self.json, log: self.log }
     }
 
-    fn session(&self) -> Result<(Store, Session, Now), Ending> {
+    /// The state and a session that does nothing by itself.
+    pub(super) fn session(&self) -> Result<(Store, Session, Now), Ending> {
         let (store, _, session, now, _) = self.whole()?;
         Ok((store, session, now))
     }

@@ -96,6 +96,20 @@ impl Show {
             ClientEvent::Pong { round_trip } => {
                 (json!({ "event": "pong", "round_trip_ms": round_trip.as_secs_f64() * 1000.0 }), String::new())
             }
+            ClientEvent::Health(health) => {
+                let line = format!(
+                    "  packets come back: {} ({} of {})",
+                    health.level,
+                    health.answered,
+                    health.answered + health.lost
+                );
+                (
+                    json!({
+                        "event": "health", "level": health.level.to_string(), "answered": health.answered, "lost": health.lost,
+                    }),
+                    line,
+                )
+            }
             ClientEvent::Warning(warning) => {
                 (json!({ "event": "warning", "text": warning.to_string() }), format!("! {warning}"))
             }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Client, ClientOptions, StartError};
 use crate::driver::keeper;
-use crate::session::event::Options;
+use crate::session::event::{Options, Profile};
 use crate::store::Cost;
 
 /// The network of a client, in its folder: `network.toml` as the authorities publish it.
@@ -24,6 +24,7 @@ pub struct ClientBuilder {
     network: Option<Network>,
     local: IpAddr,
     session: Options,
+    profile: Option<Profile>,
     patience: Duration,
     cost: Cost,
 }
@@ -36,6 +37,7 @@ impl Client {
             network: None,
             local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             session: Options::default(),
+            profile: None,
             patience: PATIENCE,
             cost: Cost::default(),
         }
@@ -59,6 +61,12 @@ impl ClientBuilder {
     #[must_use]
     pub fn session(self, session: Options) -> Self {
         Self { session, ..self }
+    }
+
+    /// How to trade latency against cover, from now on: it is kept. Without it, as before; at first [`Profile::Fast`].
+    #[must_use]
+    pub fn profile(self, profile: Profile) -> Self {
+        Self { profile: Some(profile), ..self }
     }
 
     /// How long to wait for authorities that don't answer.
@@ -98,6 +106,6 @@ impl ClientBuilder {
         };
         let stored = keeper::open(self.folder, Zeroizing::new(passphrase.to_vec()), create).await?;
         let options = ClientOptions { network, local: self.local, session: self.session, patience: self.patience };
-        Client::run(options, Some(stored)).await
+        Client::run(options, Some(stored), self.profile).await
     }
 }

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
 use crate::end_to_end::VerificationCode;
-use crate::session::Said;
-use crate::session::event::{ContactId, ContactInfo, EventCursor, JoinError, MessageId, SendError};
+use crate::session::event::{ContactId, ContactInfo, EventCursor, Health, JoinError, MessageId, SendError};
+use crate::session::{ProfileCost, Said};
 use crate::store::StoreError;
 
 /// What the application asks for.
@@ -22,6 +22,8 @@ pub(crate) enum Call {
     Disappear(ContactId, Option<Duration>, oneshot::Sender<bool>),
     Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
     Commit(EventCursor),
+    Profiles(oneshot::Sender<Option<[ProfileCost; 3]>>),
+    Health(oneshot::Sender<Health>),
     Contacts(oneshot::Sender<Vec<ContactInfo>>),
     Rename(ContactId, String, oneshot::Sender<bool>),
     Remove(ContactId, oneshot::Sender<bool>),

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::Session;
 use super::event::{ClientEvent, ContactId};
 use super::history::Said;
-use super::saved::{CONTACT, EVENT, GUARDS, SESSION, contact_name, decode_event, reader, writer};
+use super::saved::{CONTACT, EVENT, GUARDS, MOVES, SESSION, contact_name, decode_event, reader, writer};
 use crate::store::Records;
 
 /// Places of events begin again this far on, so that none ever comes twice.
@@ -35,6 +35,9 @@ impl Session {
             let mut w = writer();
             contact.write(&mut w, true);
             out.insert(contact_name(CONTACT, *id), Zeroizing::new(w.finish()));
+            let mut w = writer();
+            contact.write_moves(&mut w);
+            out.insert(contact_name(MOVES, *id), Zeroizing::new(w.finish()));
             for part in contact.carried_parts() {
                 if let Some(value) = contact.part(part) {
                     out.insert(part.name(*id), Zeroizing::new(value));

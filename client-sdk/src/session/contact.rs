@@ -120,7 +120,7 @@ impl Contact {
         // One key for both relays: a one-time invitation is then ours at both.
         let reader = Secret::random(&mut core.rng);
         let asked = relays.into_iter().map(|relay| (relay, None, None)).collect();
-        let until = now.mono + JOIN_PATIENCE;
+        let until = now.mono + core.requests.tempo.join_patience;
         let mut joining = Joining { link, reader, asked, opened: false, welcome: None, until };
         joining.ask(core, now, id);
         let mut incoming = Incoming::new(id);
@@ -156,6 +156,10 @@ impl Contact {
             Stage::Renewing(_) => Err(SendError::Renewing),
             _ => Err(SendError::NotConnected),
         }
+    }
+
+    pub(crate) fn reads_at(&self) -> Vec<RelayId> {
+        self.incoming.relays()
     }
 
     /// What both people can compare, once both have joined.
@@ -196,6 +200,12 @@ impl Contact {
             self.outgoing.acknowledge(core, now, &mut self.conversation, up_to);
         }
         self.incoming.watch_early(now, &mut self.conversation);
+        if matches!(self.stage, Stage::Connected)
+            && let Some(list) = self.incoming.replace(core, now, &self.outgoing.relays())
+        {
+            self.outgoing.announce(core, now, &mut self.conversation, list);
+        }
+        self.outgoing.release(core, now);
         self.outgoing.expire(core, now);
         self.outgoing.look_for_missing(core, now);
     }
@@ -289,6 +299,7 @@ impl Contact {
                     self.renewal.hold(key_package);
                 }
                 Said::Welcome(place, inner) => self.welcomed(core, now, place, &inner),
+                Said::Moved(generation, list) => self.moved(core, now, generation, list),
             }
         }
         if matches!(self.stage, Stage::Joining(_)) {
@@ -332,6 +343,21 @@ impl Contact {
                     inviting.put_blob(core, now, self.id, index);
                 }
             }
+        }
+    }
+
+    /// The contact reads elsewhere from now on.
+    fn moved(&mut self, core: &mut Core, now: Now, generation: u64, list: Vec<QueueAddress>) {
+        let moves = &mut self.incoming.moves;
+        if moves.knows(generation) {
+            // It hasn't heard of us by all of them.
+            return self.outgoing.show(core, now);
+        }
+        let fresh = self.outgoing.fresh(&list);
+        if let Some(founded) = self.conversation.founded()
+            && moves.accept(now, generation, fresh)
+        {
+            self.outgoing.moved(core, now, founded, list);
         }
     }
 
@@ -412,7 +438,7 @@ impl Contact {
     }
 
     /// When something is due next.
-    pub(crate) fn next_due(&self, now: Now, reading: bool) -> Option<Mono> {
+    pub(crate) fn next_due(&self, now: Now, reading: bool, covered: bool) -> Option<Mono> {
         let due = match &self.stage {
             Stage::Failed | Stage::Renewing(Renewing { begun: false, .. }) => return None,
             Stage::Joining(joining) if !joining.opened => Some(joining.until),
@@ -420,7 +446,7 @@ impl Contact {
         };
         let due = earlier(due, self.history.next_expiry().map(|at| now.mono + at.since(now.wall)));
         let due = earlier(due, self.mend_due());
-        earlier(due, earlier(self.incoming.next_due(reading), self.outgoing.next_due(now, &self.conversation)))
+        earlier(due, earlier(self.incoming.next_due(reading, covered), self.outgoing.next_due(now, &self.conversation)))
     }
 }
 

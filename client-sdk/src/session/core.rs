@@ -12,6 +12,8 @@ use rand_core::CryptoRng;
 
 use super::entry::Entries;
 use super::event::{Action, Asked, ClientEvent, Options};
+use super::line::Line;
+use super::measure::Measure;
 use super::path::Health;
 use super::request::Requests;
 use super::saved::{Saved, encode_event, is_kept};
@@ -27,6 +29,9 @@ pub(crate) struct Core {
     pub(crate) rng: SessionRng,
     pub(crate) view: Option<View>,
     pub(crate) entries: Entries,
+    /// When packets leave.
+    pub(crate) line: Line,
+    pub(crate) measure: Measure,
     pub(crate) health: Health,
     pub(crate) requests: Requests,
     pub(crate) actions: VecDeque<Action>,

@@ -18,13 +18,16 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_core::CryptoRng;
 
-use super::event::Action;
+use super::core::earlier;
+use super::event::{Action, Profile};
 use super::view::View;
 
 /// How long a link may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long an entry may take to say that an inbox is attached.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
+/// With slots, an entry is asked so often whether it still has the inboxes, whether answers come or not.
+const ATTACH_EVERY: Duration = Duration::from_secs(60);
 /// A first failure is followed by another attempt after about this time.
 const RETRY_SOON: Duration = Duration::from_millis(200);
 /// Two failures within this time, and the next entry is used.
@@ -62,6 +65,8 @@ struct Guard {
     retry_at: Mono,
     rests: u32,
     attach_sent: Option<Mono>,
+    /// With slots, when to attach once more.
+    attach_again: Mono,
     inboxes: VecDeque<Inbox>,
 }
 
@@ -73,6 +78,8 @@ pub(crate) struct Entries {
     current: usize,
     /// Whether a second one is needed.
     second: bool,
+    /// The profile, if it has slots: then both are used always, and nothing here depends on answers.
+    cover: Option<Profile>,
     replaced_at: Option<Mono>,
 }
 
@@ -104,6 +111,7 @@ impl Entries {
                 retry_at: now,
                 rests: 0,
                 attach_sent: None,
+                attach_again: now,
                 inboxes: VecDeque::new(),
             });
         }
@@ -128,9 +136,50 @@ impl Entries {
         } else {
             self.current
         };
-        let guard = self.guards.get(index).filter(|g| g.link == LinkState::Up)?;
+        self.attached_at(epoch, Some(index))
+    }
+
+    /// With slots, two entries are used by turns, and what is sent there tells nothing about answers.
+    pub(crate) fn cover(&mut self, profile: Option<Profile>) {
+        self.cover = profile;
+        self.second |= profile.is_some();
+    }
+
+    /// The entries in use.
+    pub(crate) fn used(&self) -> Vec<RelayId> {
+        let used = self.guards.iter().enumerate().filter(|(i, _)| self.in_use(*i));
+        used.map(|(_, g)| g.relay).collect()
+    }
+
+    /// The entry of a slot.
+    pub(crate) fn of_slot(&self, second: bool) -> Option<RelayId> {
+        self.guards.get(self.index_of(second)?).map(|g| g.relay)
+    }
+
+    fn index_of(&self, second: bool) -> Option<usize> {
+        if second { self.second_index() } else { Some(self.current) }
+    }
+
+    fn attached_at(&self, epoch: KeyEpoch, index: Option<usize>) -> Option<(RelayId, InboxId)> {
+        let guard = self.guards.get(index?).filter(|g| g.link == LinkState::Up)?;
         let inbox = guard.inboxes.iter().find(|i| i.key_epoch == epoch && i.attached)?;
         Some((guard.relay, inbox.id))
+    }
+
+    /// The entry of a slot with an attached inbox, if a packet for `queue` may leave by it: at its home, or at the other
+    /// entry if its home can't be used for this queue.
+    pub(crate) fn usable_in_slot(
+        &self,
+        epoch: KeyEpoch,
+        queue: &RelayId,
+        second: bool,
+        home: Option<bool>,
+    ) -> Option<(RelayId, InboxId)> {
+        let at = |second| self.attached_at(epoch, self.index_of(second)).filter(|(relay, _)| relay != queue);
+        if home.is_some_and(|home| home != second && at(home).is_some()) {
+            return None;
+        }
+        at(second)
     }
 
     /// Whether the used entry can be used now.
@@ -151,7 +200,10 @@ impl Entries {
         index == self.current || (self.second && self.second_index() == Some(index))
     }
 
-    pub(crate) fn link_up(&mut self, entry: &RelayId) {
+    pub(crate) fn link_up(&mut self, entry: &RelayId, actions: &mut VecDeque<Action>) {
+        if let Some(profile) = self.cover {
+            actions.push_back(Action::Pace { entry: *entry, profile });
+        }
         if let Some(guard) = self.guards.iter_mut().find(|g| g.relay == *entry) {
             guard.link = LinkState::Up;
             guard.attach_sent = None;
@@ -177,18 +229,39 @@ impl Entries {
 
     /// An answer came by this entry.
     pub(crate) fn works(&mut self, entry: &RelayId) {
-        if let Some(guard) = self.guards.iter_mut().find(|g| g.relay == *entry) {
+        let watched = self.cover.is_none();
+        if let Some(guard) = self.guards.iter_mut().find(|g| g.relay == *entry && watched) {
             guard.attach_sent = None;
         }
     }
 
     /// No answer came by this entry in time: it may have lost the inbox, or be gone. Attaching again finds out.
     pub(crate) fn doubt(&mut self, entry: &RelayId, now: Mono, actions: &mut VecDeque<Action>) {
+        if self.cover.is_some() {
+            // It is asked from time to time, whatever is answered.
+            return;
+        }
         let Some(guard) = self.guards.iter_mut().find(|g| g.relay == *entry) else { return };
         if guard.link == LinkState::Up && guard.attach_sent.is_none() && !guard.inboxes.is_empty() {
             guard.attach_sent = Some(now);
             attach(guard, actions);
         }
+    }
+
+    /// Too little of what goes by this entry comes back, while the other's does: another one is used.
+    pub(crate) fn loses(
+        &mut self,
+        entry: &RelayId,
+        now: Mono,
+        actions: &mut VecDeque<Action>,
+        rng: &mut impl CryptoRng,
+    ) {
+        let found = self.guards.iter_mut().enumerate().find(|(_, g)| g.relay == *entry);
+        let Some((index, guard)) = found.filter(|(_, g)| g.link != LinkState::Down) else { return };
+        actions.push_back(Action::Disconnect { entry: *entry });
+        // It had its chances, packet by packet.
+        (guard.failures, guard.first_failure) = (guard.failures.max(1), now);
+        self.fail(index, now, rng);
     }
 
     fn fail(&mut self, index: usize, now: Mono, rng: &mut impl CryptoRng) {
@@ -239,6 +312,12 @@ impl Entries {
                         actions.push_back(Action::Disconnect { entry: guard.relay });
                         self.fail(index, now, rng);
                     } else {
+                        if self.cover.is_some() && now >= guard.attach_again && guard.attach_sent.is_none() {
+                            guard.attach_again = now + ATTACH_EVERY;
+                            guard.inboxes.iter_mut().for_each(|i| i.attached &= i.key_epoch == epoch);
+                            guard.attach_sent = Some(now);
+                            attach(guard, actions);
+                        }
                         keep_inbox(guard, now, epoch, actions, rng);
                     }
                 }
@@ -252,7 +331,10 @@ impl Entries {
         let due = |(i, g): (usize, &Guard)| match g.link {
             LinkState::Down => self.in_use(i).then_some(g.retry_at),
             LinkState::Connecting(since) => Some(since + CONNECT_TIMEOUT),
-            LinkState::Up => g.attach_sent.map(|at| at + ATTACH_TIMEOUT),
+            LinkState::Up => {
+                let again = self.cover.is_some().then_some(g.attach_again);
+                earlier(g.attach_sent.map(|at| at + ATTACH_TIMEOUT), again.filter(|_| g.attach_sent.is_none()))
+            }
         };
         self.guards.iter().enumerate().filter_map(due).min()
     }

@@ -8,6 +8,7 @@ use posta_protocol::document::WrongLayers;
 use posta_protocol::document::{Consensus, MixKeys};
 use posta_protocol::frame::Delivery;
 use posta_protocol::ids::{InboxId, RelayId};
+use posta_protocol::now::Mono;
 use posta_protocol::packet::Packet;
 use posta_protocol::params::DEFAULT_MESSAGE_TTL;
 use posta_protocol::secret::Secret;
@@ -16,15 +17,48 @@ use thiserror::Error;
 use crate::end_to_end::{Scheme, VerificationCode};
 use crate::store::Change;
 
-/// How a client trades latency against cover. More profiles come with the client's own issue; a profile that doesn't
-/// do what its name says isn't offered.
+/// How a client trades latency against cover.
+pub use posta_protocol::document::Profile;
+
+/// How well packets come back, by the newest loops and commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Profile {
-    /// No delay, no cover: quick, and can be correlated by one who watches both ends.
+pub enum HealthLevel {
+    /// Too few were sent to tell.
     #[default]
-    Fast,
+    Unknown,
+    /// Hardly any is lost.
+    Good,
+    /// Some are lost: messages take longer.
+    Poor,
+    /// Most are lost: relays are down, or somebody drops packets.
+    Bad,
 }
+
+impl fmt::Display for HealthLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Good => "good",
+            Self::Poor => "poor",
+            Self::Bad => "bad",
+        })
+    }
+}
+
+/// What became of the newest loops and commands, at most 64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// What to show.
+    pub level: HealthLevel,
+    /// Those that were answered in time.
+    pub answered: u64,
+    /// Those that were not.
+    pub lost: u64,
+}
+
+/// How long a relay must be silent before it counts as gone, unless it is said otherwise: an hour.
+pub const REPLACE_AFTER: Duration = Duration::from_secs(3600);
 
 /// How a session behaves.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +67,9 @@ pub struct Options {
     pub profile: Profile,
     /// A message that isn't delivered within this time fails, and its receiver drops it.
     pub expiry: Duration,
+    /// How long a relay must have been silent before the queues on it are replaced; at a random time within as long again
+    /// they are. A relay that comes back before then has only been away.
+    pub replace: Duration,
     /// What seals conversations: MLS, but in simulations. Both ends must have the same.
     pub scheme: Scheme,
     /// Messages each way that are kept for a contact once they are delivered, at most
@@ -45,7 +82,8 @@ const HISTORY: usize = 256;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, scheme: Scheme::Mls, history: HISTORY }
+        let (expiry, replace, history) = (DEFAULT_MESSAGE_TTL, REPLACE_AFTER, HISTORY);
+        Self { profile: Profile::Fast, expiry, replace, scheme: Scheme::Mls, history }
     }
 }
 
@@ -158,6 +196,15 @@ pub enum Action {
         entry: RelayId,
         /// The packet.
         packet: Packet,
+        /// At this time and not before: the packet fills a slot. Without it, at once.
+        at: Option<Mono>,
+    },
+    /// Say to the entry how it is to hand out what comes.
+    Pace {
+        /// The entry, whose link stands.
+        entry: RelayId,
+        /// As this profile does.
+        profile: Profile,
     },
     /// Write these changes in one transaction before any action behind this one is carried out. Only sessions from
     /// [`super::Session::restore`] ask for it.
@@ -243,6 +290,8 @@ pub enum ClientEvent {
         /// Time from the asking to the answer, retries included.
         round_trip: Duration,
     },
+    /// Packets come back better or worse than before.
+    Health(Health),
     /// Something that the user should know.
     Warning(Warning),
 }
@@ -260,6 +309,7 @@ impl fmt::Debug for ClientEvent {
             Self::State { contact, message, state } => write!(f, "State({contact:?}, {message:?}, {state:?})"),
             Self::Disappeared { contact, ours, number } => write!(f, "Disappeared({contact:?}, {ours}, {number})"),
             Self::Pong { round_trip } => write!(f, "Pong({round_trip:?})"),
+            Self::Health(health) => write!(f, "Health({health:?})"),
             Self::Warning(warning) => write!(f, "Warning({warning:?})"),
         }
     }
@@ -394,6 +444,18 @@ pub enum Warning {
         held: u64,
         /// The epoch of the newest.
         new: u64,
+    },
+    /// Packets have too little company in the mixes for what the profile is to hide.
+    #[error(
+        "this network is too small for {profile}: a mix holds {holds} packets on average by the relays' own traffic, and \
+         {} would be needed to hide one among; how many other people use it, nobody can count",
+        super::ENOUGH_TO_MIX
+    )]
+    SmallNetwork {
+        /// The profile in use.
+        profile: Profile,
+        /// Packets that a mix holds on average.
+        holds: u32,
     },
     /// A queue is gone from its relay; the conversation goes on over the others.
     #[error("a relay has lost a queue of this contact; {left} of the queues that carry {direction} are left")]

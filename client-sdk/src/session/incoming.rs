@@ -28,31 +28,18 @@ use self::boxes::EARLY_PATIENCE;
 use self::queue::InQueue;
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, Direction, NotAdmitted, Warning};
+use super::moves::Moves;
 use super::request::{Purpose, Task};
 use crate::end_to_end::Conversation;
 
 /// Reply blocks that an awaited queue has with its relay, at least.
 const KEEP_BLOCKS: usize = MAX_QUEUE_SURBS - MAX_SUBSCRIBE_SURBS + 1;
-/// Mean time between two polls of the subscribed queue while something happens.
-const HEARTBEAT: Duration = Duration::from_secs(2);
-/// And after a long time of nothing.
-const MAX_HEARTBEAT: Duration = Duration::from_secs(30);
-/// Mean time between two polls of the other queues.
-const SLOW_POLL: Duration = Duration::from_secs(5);
 /// Boxes from the subscribed queue after which the others are polled, so that they don't fill up.
 const POLL_AFTER_BOXES: u32 = 24;
 /// Numbers of one queue that are asked for side by side.
 const MAX_HOLES: usize = 16;
-/// A missing message is asked for after this time.
-const GAP_WAIT: Duration = Duration::from_millis(300);
-/// A pushed copy of a message that a poll has found should come within this time, else the reply blocks are lost.
-const PUSH_WAIT: Duration = Duration::from_millis(300);
-/// Reply blocks of a new key epoch are handed over at a random moment within this time of its start.
-const RENEW_SPAN: Duration = Duration::from_secs(2);
 /// Without an entry, reply blocks are tried again after this time.
 const NO_ENTRY_WAIT: Duration = Duration::from_millis(100);
-/// At most one receipt within this time.
-const RECEIPT_SPAN: Duration = Duration::from_millis(200);
 /// Unanswered polls after which another queue is subscribed to.
 const SWAP_AFTER: u32 = 2;
 /// Unanswered attempts to make a queue, after which it is made elsewhere.
@@ -67,8 +54,10 @@ struct Waiting {
 
 /// One direction of a contact: to us.
 pub(crate) struct Incoming {
-    contact: ContactId,
-    queues: Vec<InQueue>,
+    pub(super) contact: ContactId,
+    pub(super) queues: Vec<InQueue>,
+    /// What is replaced.
+    pub(crate) moves: Moves,
     subscribed: usize,
     /// Whether the first boxes, that say where to write, are behind us.
     pub(crate) introduced: bool,
@@ -76,7 +65,7 @@ pub(crate) struct Incoming {
     pub(crate) delivered: u64,
     reorder: BTreeMap<u64, Waiting>,
     /// Boxes by queue and number that wait for the epoch in which they were sealed.
-    early: BTreeMap<(usize, u64), Box<[u8]>>,
+    pub(super) early: BTreeMap<(usize, u64), Box<[u8]>>,
     early_since: Option<Mono>,
     /// What boxes have said, for the contact to take.
     said: Vec<Said>,
@@ -103,6 +92,8 @@ pub(crate) enum Said {
     KeyPackage { up_to: u64, from: u64, key_package: Vec<u8> },
     /// At this place, a welcome although there is a conversation.
     Welcome((usize, u64), Inner),
+    /// Where to write from now on.
+    Moved(u64, Vec<QueueAddress>),
 }
 
 impl Incoming {
@@ -110,6 +101,7 @@ impl Incoming {
         Self {
             contact,
             queues: Vec::new(),
+            moves: Moves::default(),
             subscribed: 0,
             introduced: false,
             delivered: 0,
@@ -146,6 +138,23 @@ impl Incoming {
         }
     }
 
+    /// Begins a queue anew, at another relay.
+    pub(super) fn renew(&mut self, core: &mut Core, now: Now, index: usize, relay: RelayId) {
+        let new = InQueue { heard: false, ..InQueue::new(core, now, relay) };
+        if let Some(queue) = self.queues.get_mut(index) {
+            *queue = new;
+        }
+        self.start_create(core, now, index);
+        if index == self.subscribed {
+            self.swap(now);
+        }
+    }
+
+    /// Where the contact can write, of what is there.
+    pub(super) fn working_addresses(&self) -> Vec<QueueAddress> {
+        self.queues.iter().filter(|q| q.works()).map(InQueue::address).collect()
+    }
+
     fn start_create(&mut self, core: &mut Core, now: Now, index: usize) {
         let purpose = self.purpose(Task::Create(index));
         let Some(queue) = self.queues.get_mut(index) else { return };
@@ -165,7 +174,7 @@ impl Incoming {
         if let Some(id) = queue.create.take() {
             core.requests.cancel(id);
         }
-        *queue = InQueue::new(core, now, relay);
+        *queue = InQueue { heard: queue.heard, ..InQueue::new(core, now, relay) };
         self.start_create(core, now, index);
     }
 
@@ -189,7 +198,7 @@ impl Incoming {
             queue.blocks.clear();
             (queue.flush, queue.next_poll) = (true, now.mono);
         } else {
-            queue.next_poll = now.mono + HEARTBEAT;
+            queue.next_poll = now.mono + core.requests.tempo.heartbeat;
         }
     }
 
@@ -203,9 +212,7 @@ impl Incoming {
     /// Where the contact can write, once all queues are there.
     pub(crate) fn addresses(&self) -> Option<Vec<QueueAddress>> {
         let all = self.queues.len() >= QUEUES_PER_DIRECTION && self.queues.iter().all(|q| q.ready);
-        let address =
-            |q: &InQueue| QueueAddress { relay: q.relay, invited: q.invited.duplicate(), key: q.key.duplicate() };
-        all.then(|| self.queues.iter().map(address).collect())
+        all.then(|| self.queues.iter().map(InQueue::address).collect())
     }
 
     /// Keeps blocks with the relay, polls, acknowledges. Returns a receipt that is due.
@@ -235,7 +242,7 @@ impl Incoming {
         let Some(queue) = self.queues.get_mut(self.subscribed).filter(|q| q.works()) else { return };
         if queue.blocks_epoch != Some(epoch) {
             if queue.blocks_epoch.is_some() {
-                queue.renew_at = now.mono + RENEW_SPAN.mul_f64(core.rng.random_range(0.0..1.0));
+                queue.renew_at = now.mono + core.requests.tempo.renew_span.mul_f64(core.rng.random_range(0.0..1.0));
             }
             queue.blocks_epoch = Some(epoch);
             queue.blocks.clear();
@@ -259,7 +266,9 @@ impl Incoming {
         while queue.blocks.len() < wanted {
             let (relay, cursor) = (queue.relay, queue.cursor);
             let Some(new) = core.subscribe(now, relay, &queue.reader, cursor, MAX_SUBSCRIBE_SURBS, purpose) else {
-                queue.renew_at = now.mono + NO_ENTRY_WAIT;
+                if !core.line.is_covered() {
+                    queue.renew_at = now.mono + NO_ENTRY_WAIT;
+                }
                 return;
             };
             queue.acked = cursor;
@@ -308,11 +317,12 @@ impl Incoming {
             self.gap = None;
             return;
         }
-        let (due, tries) = *self.gap.get_or_insert((now.mono + GAP_WAIT, 0));
+        let wait = core.requests.tempo.gap_wait;
+        let (due, tries) = *self.gap.get_or_insert((now.mono + wait, 0));
         if due > now.mono {
             return;
         }
-        self.gap = Some((now.mono + GAP_WAIT * (tries + 2).min(8), tries.saturating_add(1)));
+        self.gap = Some((now.mono + wait * (tries + 2).min(8), tries.saturating_add(1)));
         for index in 0..self.queues.len() {
             let Some(queue) = self.queues.get_mut(index) else { continue };
             queue.walk = true;
@@ -368,7 +378,7 @@ impl Incoming {
     ) {
         let subscribed = index == self.subscribed;
         let Some(queue) = self.queues.get_mut(index) else { return };
-        (queue.fetch, queue.silent) = (None, 0);
+        (queue.fetch, queue.silent, queue.silent_since) = (None, 0, None);
         queue.made_again &= matches!(body, Body::Refused(_));
         let (sequence, left, sealed) = match body {
             Body::Message { sequence, left, body } => (sequence, left, body),
@@ -382,7 +392,7 @@ impl Incoming {
         };
         let new = sequence > queue.cursor && !queue.seen.contains_key(&sequence);
         if subscribed && new && !queue.blocks.is_empty() && queue.awaited_push.is_none() {
-            queue.awaited_push = Some((sequence, now.mono + PUSH_WAIT));
+            queue.awaited_push = Some((sequence, now.mono + core.requests.tempo.push_wait));
         }
         let number = self.take(core, now, conversation, (index, sequence), sealed);
         let delivered = self.delivered;
@@ -411,6 +421,7 @@ impl Incoming {
     ) {
         let Some(queue) = self.queues.get_mut(index) else { return };
         queue.blocks.retain(|b| *b != surb);
+        queue.silent_since = None;
         match body {
             Body::Message { sequence, body, .. } => {
                 if queue.awaited_push.is_some_and(|(s, _)| s <= sequence) {
@@ -431,7 +442,7 @@ impl Incoming {
 
     /// Polls the queues that aren't subscribed to soon.
     fn poll_others(&mut self, core: &mut Core, now: Now) {
-        let soon = now.mono + core.around(GAP_WAIT);
+        let soon = now.mono + core.around(core.requests.tempo.gap_wait);
         for (index, queue) in self.queues.iter_mut().enumerate() {
             if index != self.subscribed {
                 queue.next_poll = queue.next_poll.min(soon);
@@ -441,13 +452,13 @@ impl Incoming {
 
     /// Sets the time of a queue's next poll.
     fn plan_poll(&mut self, core: &mut Core, now: Now, index: usize) {
-        let active = now.mono < self.active_until;
+        let (active, tempo) = (now.mono < self.active_until, core.requests.tempo);
         let subscribed = index == self.subscribed;
         let Some(queue) = self.queues.get_mut(index) else { return };
         let mean = match (subscribed, active) {
-            (true, true) => HEARTBEAT,
-            (false, true) => SLOW_POLL,
-            (_, false) => (HEARTBEAT * (1 << queue.idle.min(4))).min(MAX_HEARTBEAT),
+            (true, true) => tempo.heartbeat,
+            (false, true) => tempo.slow_poll,
+            (_, false) => (tempo.heartbeat * (1 << queue.idle.min(4))).min(tempo.max_heartbeat),
         };
         queue.next_poll = now.mono + core.around(mean);
     }
@@ -467,7 +478,7 @@ impl Incoming {
         }
         if self.delivered > before {
             self.gap = None;
-            let earliest = self.receipt_sent.map_or(now.mono, |at| at + RECEIPT_SPAN);
+            let earliest = self.receipt_sent.map_or(now.mono, |at| at + core.requests.tempo.receipt_span);
             let due = earliest.max(now.mono);
             self.receipt_due = self.receipt_due.or(Some(due));
         }
@@ -502,6 +513,7 @@ impl Incoming {
         let subscribed = index == self.subscribed;
         let Some(queue) = self.queues.get_mut(index) else { return };
         queue.silent = queue.silent.saturating_add(1);
+        queue.silent_since.get_or_insert(now.mono);
         if subscribed && queue.silent >= SWAP_AFTER {
             self.swap(now);
         }
@@ -543,8 +555,9 @@ impl Incoming {
     }
 
     /// When something is due next.
-    pub(crate) fn next_due(&self, reading: bool) -> Option<Mono> {
-        let mut due = earlier(self.receipt_due, self.is_searching().then_some(Mono(0)));
+    pub(crate) fn next_due(&self, reading: bool, covered: bool) -> Option<Mono> {
+        let mut due = earlier(self.moves.next_due(), self.receipt_due);
+        due = earlier(due, self.is_searching().then_some(Mono(0)));
         due = earlier(due, self.early_since.map(|since| since + EARLY_PATIENCE));
         if reading {
             due = earlier(due, self.gap.map(|(at, _)| at));
@@ -553,7 +566,8 @@ impl Incoming {
                     due = earlier(due, Some(queue.next_poll));
                 }
                 if index == self.subscribed {
-                    let renew = (queue.blocks.len() < KEEP_BLOCKS).then_some(queue.renew_at);
+                    // In slots, blocks go when one comes.
+                    let renew = (queue.blocks.len() < KEEP_BLOCKS && !covered).then_some(queue.renew_at);
                     due = earlier(due, earlier(renew, queue.awaited_push.map(|(_, by)| by)));
                 }
             }

@@ -4,6 +4,8 @@
 //! A sealed box is kept and sent again byte for byte until the relay says that it is on disk, for the relay takes one
 //! number for one content only. A message is kept until the contact's receipt.
 
+mod lost;
+mod moved;
 mod renewal;
 mod saved;
 
@@ -23,14 +25,17 @@ use posta_protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
-use super::event::{ClientEvent, ContactId, Direction, Failure, MessageId, MessageState, SendError, Warning};
+use super::event::{ClientEvent, ContactId, Failure, MessageId, MessageState, SendError};
 use super::history::History;
+use super::line::exponential;
 use super::renewal::Renewal;
 use super::request::{Purpose, RequestId, Task};
 use crate::end_to_end::{Conversation, Founded, Turn};
 
 /// Messages to one contact that are not delivered yet, at most; beyond, [`SendError::OutboxFull`].
 pub const OUTBOX: usize = 256;
+/// Mean time after which the copies of a message follow the first; with slots, two of them if that is longer.
+const COPY_DELAY: Duration = Duration::from_secs(1);
 /// How often a queue is asked for that its restored relay lacks; each time twice as long after the time before, about
 /// nine hours in all. Then it is lost.
 const MISSING_TRIES: u32 = 14;
@@ -53,6 +58,8 @@ enum What {
     Receipt,
     Turn,
     Introduction,
+    /// Where we read from now on.
+    Moved,
 }
 
 /// A sealed box that has its number.
@@ -85,11 +92,14 @@ struct OutQueue {
     missing: Option<(Mono, u32)>,
     next_sequence: u64,
     boxes: BTreeMap<u64, Sealed>,
-    /// Messages that have no number here yet.
-    waiting: VecDeque<u64>,
+    /// Messages that have no number here yet, and when they may have one.
+    waiting: VecDeque<(u64, Mono)>,
+    /// When the first of those that may not yet, may.
+    next_release: Option<Mono>,
     receipt: bool,
     turn: bool,
     introduce: bool,
+    moved: bool,
 }
 
 struct Message {
@@ -123,6 +133,8 @@ pub(crate) struct Outgoing {
     turn: Option<Turn>,
     /// The welcome, and where the contact can write, to be said first.
     introduction: Option<Arc<[u8]>>,
+    /// Where we read from now on. After a start it is sealed anew.
+    moved: Option<Arc<[u8]>>,
 }
 
 /// What came of an answer.
@@ -150,6 +162,7 @@ impl Outgoing {
             withheld: None,
             turn: None,
             introduction: None,
+            moved: None,
         }
     }
 
@@ -174,26 +187,7 @@ impl Outgoing {
     /// Takes the contact's queues over: makes them ours first.
     pub(crate) fn open(&mut self, core: &mut Core, now: Now, founded: &Founded, addresses: Vec<QueueAddress>) {
         for address in addresses {
-            self.queues.push(OutQueue {
-                relay: address.relay,
-                invited: WriterCapability::new(address.invited),
-                writer: WriterCapability::random(&mut core.rng),
-                seal: QueueKey::within(&founded.exported, &address.key),
-                invited_seal: QueueKey::new(&address.key),
-                key: address.key,
-                state: State::Invited,
-                was_secured: false,
-                restored: false,
-                secured_again: false,
-                secure: None,
-                missing: None,
-                next_sequence: 1,
-                boxes: BTreeMap::new(),
-                waiting: VecDeque::new(),
-                receipt: false,
-                turn: false,
-                introduce: false,
-            });
+            self.queues.push(OutQueue::new(core, founded, address));
             self.secure(core, now, self.queues.len() - 1);
         }
     }
@@ -202,7 +196,7 @@ impl Outgoing {
         Purpose::Contact(self.contact, task)
     }
 
-    fn secure(&mut self, core: &mut Core, now: Now, index: usize) {
+    pub(super) fn secure(&mut self, core: &mut Core, now: Now, index: usize) {
         let purpose = self.purpose(Task::Secure(index));
         let Some(queue) = self.queues.get_mut(index).filter(|q| q.secure.is_none()) else { return };
         queue.state = State::Invited;
@@ -260,14 +254,23 @@ impl Outgoing {
         }
         let number = self.next_number;
         let expires = now.wall + core.options.expiry;
-        let content = content(core, renewal::message(number, expires, after, body.clone()));
+        let content = content(core, renewal::application(number, expires, after, body.clone()));
         let (epoch, sealed) = (conversation.epoch(), conversation.sealed());
         let inner = conversation.seal(now.mono, number, &content).map_err(|_| SendError::NotSealed)?;
         self.next_number += 1;
         history.sent(number, now.wall, after, body);
         let message = Message { inner: Some(inner), epoch, sealed, ..Message::unsealed(expires, false) };
         self.messages.insert(number, message);
-        self.queues.iter_mut().filter(|q| q.state != State::Lost).for_each(|q| q.waiting.push_back(number));
+        // One relay has it at once; the copies follow at times of their own, so that relays that work together can't pair
+        // the queues of a contact by their arrivals.
+        let works = |q: &OutQueue| q.state == State::Secured && !core.requests.is_silent(&q.relay);
+        let first = self.queues.iter().position(works);
+        let mean = COPY_DELAY.max(core.requests.tempo.slot * 2);
+        for (index, queue) in self.queues.iter_mut().enumerate().filter(|(_, q)| q.state != State::Lost) {
+            let at_once = first.is_none_or(|first| first == index);
+            let wait = if at_once { Duration::ZERO } else { exponential(mean, &mut core.rng) };
+            queue.waiting.push_back((number, now.mono + wait));
+        }
         self.fill(core, now);
         Ok(MessageId(number))
     }
@@ -345,9 +348,10 @@ impl Outgoing {
         }
         for index in 0..self.queues.len() {
             self.put_again(core, now, index);
-            while let Some(what) = self.next_box(index) {
+            while let Some(what) = self.next_box(now.mono, index) {
                 let inner = match what {
                     What::Introduction => self.introduction.as_ref(),
+                    What::Moved => self.moved.as_ref(),
                     What::Turn => self.turn.as_ref().map(|turn| &turn.bytes),
                     What::Receipt => self.receipt.as_ref().map(|(_, inner)| inner),
                     What::Message(number) => self.messages.get(&number).and_then(|m| m.inner.as_ref()),
@@ -362,11 +366,14 @@ impl Outgoing {
                 queue.boxes.insert(sequence, Sealed { what, bytes, confirmed: false, request: None });
                 self.put(core, now, index, sequence);
             }
+            if let Some(queue) = self.queues.get_mut(index) {
+                queue.next_release = queue.waiting.iter().map(|(_, at)| *at).filter(|at| *at > now.mono).min();
+            }
         }
     }
 
     /// What a queue is to be given next, if it may.
-    fn next_box(&mut self, index: usize) -> Option<What> {
+    fn next_box(&mut self, now: Mono, index: usize) -> Option<What> {
         let queue = self.queues.get_mut(index).filter(|q| q.state == State::Secured)?;
         let oldest = queue.boxes.iter().find(|(_, b)| !b.confirmed).map_or(queue.next_sequence, |(s, _)| *s);
         if queue.next_sequence >= oldest + SEND_WINDOW {
@@ -381,7 +388,19 @@ impl Outgoing {
         if std::mem::take(&mut queue.receipt) {
             return Some(What::Receipt);
         }
-        queue.waiting.pop_front().map(What::Message)
+        if std::mem::take(&mut queue.moved) {
+            return Some(What::Moved);
+        }
+        let due = queue.waiting.iter().position(|(_, at)| *at <= now)?;
+        queue.waiting.remove(due).map(|(number, _)| What::Message(number))
+    }
+
+    /// Sends copies whose time has come.
+    pub(crate) fn release(&mut self, core: &mut Core, now: Now) {
+        let due = |q: &OutQueue| q.next_release.is_some_and(|at| at <= now.mono);
+        if self.queues.iter().any(due) {
+            self.fill(core, now);
+        }
     }
 
     /// Sends boxes that are not confirmed any more, as far as the window permits: in a restored store each of them is
@@ -437,7 +456,7 @@ impl Outgoing {
         queue.secured_again = false;
         let what = sealed.what;
         if passed_over && queue.restored {
-            self.renumber(core, index, sequence, what);
+            self.renumber(core, now, index, sequence, what);
             self.fill(core, now);
             return Progress::Nothing;
         }
@@ -461,7 +480,7 @@ impl Outgoing {
 
     /// In a restored queue a number is also out of the window if one sent since, before we knew, lies far ahead. What it
     /// held goes under a new number; should the reader have it, it knows it by the message's own number.
-    fn renumber(&mut self, core: &mut Core, index: usize, sequence: u64, what: What) {
+    fn renumber(&mut self, core: &mut Core, now: Now, index: usize, sequence: u64, what: What) {
         let delivered = self.delivered;
         let Some(queue) = self.queues.get_mut(index) else { return };
         if sequence + 1 == queue.next_sequence {
@@ -470,11 +489,12 @@ impl Outgoing {
         }
         queue.boxes.remove(&sequence);
         match what {
-            What::Message(number) if number > delivered => queue.waiting.push_back(number),
+            What::Message(number) if number > delivered => queue.waiting.push_back((number, now.mono)),
             What::Message(_) => {}
             What::Receipt => queue.receipt = true,
             What::Turn => queue.turn = self.turn.is_some(),
             What::Introduction => queue.introduce = true,
+            What::Moved => queue.moved = self.moved.is_some(),
         }
     }
 
@@ -484,7 +504,7 @@ impl Outgoing {
         if let Some(queue) = self.queues.get_mut(index) {
             queue.boxes.retain(|_, b| match b.what {
                 What::Message(number) => !b.confirmed || number > delivered,
-                What::Receipt => !b.confirmed,
+                What::Receipt | What::Moved => !b.confirmed,
                 What::Turn => !b.confirmed || !followed,
                 What::Introduction => !b.confirmed || !served,
             });
@@ -504,7 +524,7 @@ impl Outgoing {
         let delivered = self.delivered;
         for index in 0..self.queues.len() {
             if let Some(queue) = self.queues.get_mut(index) {
-                queue.waiting.retain(|n| *n > delivered);
+                queue.waiting.retain(|(n, _)| *n > delivered);
             }
             self.forget_done(index);
         }
@@ -512,49 +532,6 @@ impl Outgoing {
             self.acknowledge(core, now, conversation, up_to);
         }
         self.fill(core, now);
-    }
-
-    /// A relay's store is another than before: everything undelivered is put there again, and the last receipt.
-    pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
-        for index in 0..self.queues.len() {
-            let Some(queue) = self.queues.get_mut(index).filter(|q| q.relay == relay && q.state == State::Secured)
-            else {
-                continue;
-            };
-            queue.call_back(core);
-            queue.restored = true;
-            queue.receipt = self.receipt.is_some();
-            for sealed in queue.boxes.values_mut() {
-                if std::mem::take(&mut sealed.confirmed)
-                    && let What::Message(number) = sealed.what
-                    && let Some(message) = self.messages.get_mut(&number)
-                {
-                    message.stored = message.stored.saturating_sub(1);
-                }
-            }
-            self.secure(core, now, index);
-        }
-    }
-
-    fn lose(&mut self, core: &mut Core, index: usize) {
-        let Some(queue) = self.queues.get_mut(index).filter(|q| q.state != State::Lost) else { return };
-        queue.state = State::Lost;
-        let requests = queue.boxes.values_mut().filter_map(|b| b.request.take()).chain(queue.secure.take());
-        requests.for_each(|id| core.requests.cancel(id));
-        queue.boxes.clear();
-        queue.waiting.clear();
-        let left = self.queues.iter().filter(|q| q.state != State::Lost).count();
-        let warning = Warning::QueueLost { contact: self.contact, direction: Direction::Outgoing, left };
-        core.emit(ClientEvent::Warning(warning));
-    }
-
-    /// Gives everything up.
-    pub(crate) fn abandon(&mut self, core: &mut Core) {
-        for queue in &mut self.queues {
-            let requests = queue.boxes.values_mut().filter_map(|b| b.request.take()).chain(queue.secure.take());
-            requests.for_each(|id| core.requests.cancel(id));
-        }
-        self.queues.clear();
     }
 
     /// Messages whose time is over have failed. They are still sent: the receiver counts them, and drops them unread.
@@ -573,6 +550,8 @@ impl Outgoing {
         let asked = |q: &OutQueue| q.missing.filter(|_| q.state == State::Invited && q.secure.is_none());
         let missing = self.queues.iter().filter_map(asked).map(|(at, _)| at).min();
         let due = earlier(next.map(|at| now.mono + at.since(now.wall)), missing);
+        let release = self.queues.iter().filter(|q| q.state == State::Secured).filter_map(|q| q.next_release).min();
+        let due = earlier(due, release);
         earlier(due, self.turn_due(conversation))
     }
 }

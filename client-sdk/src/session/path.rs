@@ -97,7 +97,11 @@ impl Health {
             .copied()
             .filter(|r| !others.iter().any(|o| view.related(r, o)) && self.suspicion(r, now) < STRONG)
             .collect();
-        self.least_suspected(if unrelated.is_empty() { &all } else { &unrelated }, now, rng)
+        let from = if unrelated.is_empty() { all } else { unrelated };
+        let least = from.iter().map(|r| self.suspicion(r, now)).min()?;
+        let best: Vec<RelayId> = from.into_iter().filter(|r| self.suspicion(r, now) == least).collect();
+        // What a relay can carry is what it gets: else small ones would be full, and large ones empty.
+        best.choose_weighted(rng, |r| view.capacity(r)).ok().copied()
     }
 
     /// The mixes between an entry and a queue relay, and of the way back.

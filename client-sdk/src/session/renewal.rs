@@ -1,7 +1,7 @@
 //! What a conversation can be begun anew by, when one end has lost it: each end holds one fresh key package of the other.
 //!
 //! Ours rides on a turn, which is sent again until the contact has followed it; so we know when the contact has it. The
-//! private half is a conversation that waits for its welcome. See chapter 8.8 of the specification.
+//! private half is a conversation that waits for its welcome. See chapter 8.9 of the specification.
 
 use std::time::Duration;
 

@@ -14,9 +14,11 @@ use posta_protocol::onion::reply::{ReplyKeys, reply_block};
 use posta_protocol::registry::answer as code;
 use rand::RngExt;
 
-use super::core::Core;
-use super::event::{Action, ContactId};
+use super::core::{Core, SessionRng};
+use super::event::{Action, ClientEvent, ContactId};
+use super::line::{exponential, home};
 use super::path::Route;
+use super::tempo::Tempo;
 
 /// Requests in flight at once; more wait.
 pub const MAX_IN_FLIGHT: usize = 64;
@@ -28,10 +30,6 @@ const SILENT_AFTER: u32 = 4;
 pub const MAX_REPLY_ROWS: usize = 1024;
 /// Attempts of one request whose late answers are still understood.
 const MAX_ROWS_OF_REQUEST: usize = 4;
-/// Shortest time until an attempt counts as lost.
-const MIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest time between two attempts, and after a relay said that it can't now.
-const MAX_TIMEOUT: Duration = Duration::from_secs(4);
 /// First wait after a relay said that it can't now.
 const BUSY_WAIT: Duration = Duration::from_millis(250);
 
@@ -42,6 +40,8 @@ pub(crate) type RequestId = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Ping(Mono),
+    /// Nothing: it fills a slot.
+    Loop,
     Contact(ContactId, Task),
 }
 
@@ -60,6 +60,23 @@ pub(crate) enum Task {
     Ack(usize),
     /// Not a request: a reply block that a queue holds.
     Push(usize),
+}
+
+impl Purpose {
+    /// Whether it goes to a relay that we have chosen: no contact can keep the answer back.
+    const fn judges(&self) -> bool {
+        match self {
+            Self::Ping(_) | Self::Loop => true,
+            Self::Contact(_, task) => {
+                matches!(task, Task::Create(_) | Task::Fetch(_) | Task::Hole(..) | Task::Ack(_) | Task::BlobPut(_))
+            }
+        }
+    }
+
+    /// Whether an answer comes to each attempt.
+    const fn is_measured(&self) -> bool {
+        !matches!(self, Self::Contact(_, Task::Push(_)))
+    }
 }
 
 struct Request {
@@ -87,8 +104,9 @@ struct Row {
 }
 
 /// All requests and awaited answers.
-#[derive(Default)]
 pub(crate) struct Requests {
+    /// How long to wait for what.
+    pub(crate) tempo: Tempo,
     next: RequestId,
     all: BTreeMap<RequestId, Request>,
     timers: BTreeSet<(Mono, RequestId)>,
@@ -100,6 +118,8 @@ pub(crate) struct Requests {
     silence: BTreeMap<RelayId, u32>,
     pub(crate) incarnations: BTreeMap<RelayId, Incarnation>,
     smoothed: Option<Duration>,
+    /// When anything was answered last.
+    pub(crate) answered_at: Option<Mono>,
 }
 
 /// What came of a step or a delivery.
@@ -110,6 +130,25 @@ pub(crate) enum Outcome {
     Answered { purpose: Purpose, body: Body, surb: SurbId },
     /// A relay's store is another than before: a backup was restored.
     Restored(RelayId),
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            tempo: Tempo::FAST,
+            next: 0,
+            all: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            ready: VecDeque::new(),
+            in_flight: 0,
+            rows: BTreeMap::new(),
+            row_order: VecDeque::new(),
+            silence: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
+            smoothed: None,
+            answered_at: None,
+        }
+    }
 }
 
 impl Requests {
@@ -130,7 +169,27 @@ impl Requests {
 
     /// Forgets all requests of a contact.
     pub(crate) fn cancel_contact(&mut self, contact: ContactId) {
-        let of = |p: &Purpose| matches!(p, Purpose::Contact(c, _) if *c == contact);
+        self.cancel_all(contact, |_| true);
+    }
+
+    /// Forgets what was asked of a queue that we read, and the reply blocks that it holds.
+    pub(crate) fn cancel_reading(&mut self, contact: ContactId, index: usize) {
+        self.cancel_all(contact, |task| match task {
+            Task::Create(i) | Task::Fetch(i) | Task::Hole(i, _) | Task::Ack(i) | Task::Push(i) => i == index,
+            _ => false,
+        });
+    }
+
+    /// Forgets what was asked of a queue that we write to.
+    pub(crate) fn cancel_writing(&mut self, contact: ContactId, index: usize) {
+        self.cancel_all(contact, |task| match task {
+            Task::Secure(i) | Task::Send(i, _) => i == index,
+            _ => false,
+        });
+    }
+
+    fn cancel_all(&mut self, contact: ContactId, which: impl Fn(Task) -> bool) {
+        let of = |p: &Purpose| matches!(p, Purpose::Contact(c, task) if *c == contact && which(*task));
         let ids: Vec<RequestId> = self.all.iter().filter(|(_, r)| of(&r.purpose)).map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.cancel(id));
         self.rows.retain(|_, row| !of(&row.purpose));
@@ -200,7 +259,8 @@ impl Requests {
     }
 
     fn timeout(&self) -> Duration {
-        self.smoothed.map_or(MIN_TIMEOUT, |s| s * 4).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
+        let Tempo { min_timeout, max_timeout, .. } = self.tempo;
+        self.smoothed.map_or(min_timeout, |s| s * 4).clamp(min_timeout, max_timeout)
     }
 
     fn measured(&mut self, round_trip: Duration) {
@@ -239,12 +299,14 @@ impl Core {
             self.requests.timers.pop_first();
             let Some(request) = self.requests.all.get_mut(&id) else { continue };
             if request.in_flight {
-                let (relay, last) = (request.relay, request.last);
+                let (relay, last, judges) = (request.relay, request.last, request.purpose.judges());
                 outcomes.push(Outcome::TimedOut { purpose: request.purpose, attempts: request.attempts });
                 self.requests.land(id);
                 let silence = self.requests.silence.entry(relay).or_insert(0);
                 *silence = silence.saturating_add(1);
                 if let Some((route, entry)) = last {
+                    let judges = judges && !self.requests.is_silent(&relay);
+                    self.measure.note(entry, false, judges);
                     if !self.requests.is_silent(&relay) {
                         self.health.failed(&route, now.mono);
                     }
@@ -261,7 +323,8 @@ impl Core {
     /// Sends what is ready, as far as the window permits.
     pub(crate) fn send_ready(&mut self, now: Now) {
         for _ in 0..self.requests.ready.len() {
-            if self.requests.in_flight >= MAX_IN_FLIGHT {
+            let no_slot = self.line.is_covered() && self.line.slot().is_none();
+            if no_slot || self.requests.in_flight >= MAX_IN_FLIGHT {
                 return;
             }
             let Some(id) = self.requests.ready.pop_front() else { return };
@@ -287,7 +350,8 @@ impl Core {
         let Some((route, entry, _)) = sent else { return false };
         request.last = Some((route, entry));
         request.in_flight = true;
-        let wait = base.saturating_mul(1 << request.attempts.saturating_sub(1).min(3)).min(MAX_TIMEOUT);
+        let wait =
+            base.saturating_mul(1 << request.attempts.saturating_sub(1).min(3)).min(self.requests.tempo.max_timeout);
         request.attempts = request.attempts.saturating_add(1);
         self.requests.in_flight += 1;
         let wait = wait.mul_f64(self.rng.random_range(1.0..1.25));
@@ -305,13 +369,13 @@ impl Core {
         blocks: usize,
         purpose: Purpose,
     ) -> Option<Vec<SurbId>> {
-        let command = Command::Subscribe { reader: reader.duplicate(), acked, pace: 0 };
+        let command = Command::Subscribe { reader: reader.duplicate(), acked, pace: self.requests.tempo.pace() };
         let mut envelope = Envelope { command, reply: Vec::new() };
         self.transmit(now, relay, &mut envelope, blocks, purpose, None).map(|(_, _, surbs)| surbs)
     }
 
-    /// Builds and sends one packet over a fresh path, with fresh reply blocks.
-    fn transmit(
+    /// Builds and sends one packet over a fresh path, with fresh reply blocks; with slots, into the open one.
+    pub(crate) fn transmit(
         &mut self,
         now: Now,
         relay: RelayId,
@@ -324,14 +388,24 @@ impl Core {
         let epoch = view.key_epoch(now.wall);
         let geometry = view.geometry();
         let queue_key = view.key(epoch, &relay)?;
-        let (entry, inbox) = self.entries.usable(epoch, &relay)?;
+        let slot = self.line.slot();
+        let (entry, inbox) = match slot {
+            Some(slot) => self.entries.usable_in_slot(epoch, &relay, slot.second, home(&purpose))?,
+            None if self.line.is_covered() => return None,
+            None => self.entries.usable(epoch, &relay)?,
+        };
+        let mean = self.requests.tempo.hop;
+        let delayed = |relay: RelayId, rng: &mut SessionRng| {
+            let delay = if mean.is_zero() { mean } else { exponential(mean, rng) };
+            Some(Hop { relay, key: view.key(epoch, &relay)?, delay })
+        };
         let hop = |relay: RelayId| Some(Hop { relay, key: view.key(epoch, &relay)?, delay: Duration::ZERO });
         let mut rows = Vec::with_capacity(blocks);
         let mut used = None;
         for _ in 0..blocks {
             let route = self.health.route(view, epoch, entry, relay, now.mono, &mut self.rng)?;
             let [first, second] = route.back;
-            let back = [hop(first)?, hop(second)?, hop(entry)?];
+            let back = [delayed(first, &mut self.rng)?, delayed(second, &mut self.rng)?, hop(entry)?];
             let (block, keys) = reply_block(geometry, epoch, &back, inbox, &mut self.rng).ok()?;
             envelope.reply.push(block);
             rows.push((keys, route));
@@ -340,7 +414,9 @@ impl Core {
         let route = used?;
         let content = envelope.encode(geometry).ok()?;
         let [first, second] = route.forward;
-        let path = [hop(entry)?, hop(first)?, hop(second)?, Hop { relay, key: queue_key, delay: Duration::ZERO }];
+        let end = Hop { relay, key: queue_key, delay: Duration::ZERO };
+        let rng = &mut self.rng;
+        let path = [delayed(entry, rng)?, delayed(first, rng)?, delayed(second, rng)?, end];
         let packet = build::packet(geometry, epoch, &path, Last::Queue, &content, &mut self.rng).ok()?;
         let mut surbs = Vec::with_capacity(rows.len());
         for (keys, back) in rows {
@@ -349,7 +425,8 @@ impl Core {
             surbs.push(surb);
             self.requests.add_row(surb, Row { keys, purpose, request, relay, entry, route, sent: now.mono });
         }
-        self.actions.push_back(Action::Send { entry, packet });
+        self.line.close();
+        self.actions.push_back(Action::Send { entry, packet, at: slot.map(|slot| slot.at) });
         Some((route, entry, surbs))
     }
 
@@ -364,12 +441,16 @@ impl Core {
         let Ok(content) = row.keys.open(delivery.payload) else { return Vec::new() };
         let Ok(answer) = Answer::decode(&content) else { return Vec::new() };
         let mut outcomes = Vec::new();
+        self.requests.answered_at = Some(now.mono);
         self.health.succeeded(&row.route);
         self.health.clear(&row.relay);
         if self.requests.silence.remove(&row.relay).is_some_and(|n| n > 1) {
             self.requests.hurry(&row.relay, now.mono);
         }
         self.entries.works(&row.entry);
+        if row.purpose.is_measured() {
+            self.measure.note(row.entry, true, row.purpose.judges());
+        }
         let before = self.requests.incarnations.insert(row.relay, answer.incarnation);
         if before.is_some_and(|b| b != answer.incarnation) {
             outcomes.push(Outcome::Restored(row.relay));
@@ -393,11 +474,31 @@ impl Core {
         outcomes
     }
 
+    /// Finds out which loops are lost. One that was under way at the end of its key epoch is not judged.
+    pub(crate) fn judge_loops(&mut self, now: Now) {
+        let epoch = self.key_epoch(now);
+        while let Some(surb) = self.measure.overdue(now.mono) {
+            let Some(row) = self.requests.rows.remove(&surb) else { continue };
+            if epoch == Some(row.keys.key_epoch) {
+                self.health.failed(&row.route, now.mono);
+                self.measure.note(row.entry, false, true);
+            }
+        }
+        for entry in self.entries.used() {
+            if self.measure.loses(&entry) {
+                self.entries.loses(&entry, now.mono, &mut self.actions, &mut self.line.rng);
+            }
+        }
+        if let Some(health) = self.measure.changed() {
+            self.emit(ClientEvent::Health(health));
+        }
+    }
+
     /// The relay can't do it now.
     fn wait_and_retry(&mut self, now: Now, id: RequestId) {
         self.requests.land(id);
         let Some(request) = self.requests.all.get_mut(&id) else { return };
-        let wait = BUSY_WAIT.saturating_mul(1 << request.refusals.min(5)).min(MAX_TIMEOUT);
+        let wait = BUSY_WAIT.saturating_mul(1 << request.refusals.min(5)).min(self.requests.tempo.max_timeout);
         request.refusals = request.refusals.saturating_add(1);
         request.attempts = 0;
         let wait = wait.mul_f64(self.rng.random_range(0.75..1.25));

@@ -4,8 +4,10 @@
 //! |---|---|---|---|
 //! | session | `s` | counters | when one changes |
 //! | guards | `g` | the sampled entries, and which is used | when they change |
+//! | line | `l` | the profile, and how packets came back lately | when they change |
 //! | relays | `i` | each relay's incarnation | when one is new |
 //! | contact | `c` id | stage, capabilities, cursors, numbers, what is confirmed | with each change |
+//! | moves | `q` id | which queues were replaced, and from which relays | when they change |
 //! | end to end | `x` id | the conversation's keys, opaque | with each change |
 //! | message | `m` id number | a message as MLS has sealed it, until it is delivered | once |
 //! | inside | `h` id kind number | a welcome, a turn or a receipt, sealed | once |
@@ -47,6 +49,7 @@ const MAX_EVENTS: usize = 16 * MAX_UNCOMMITTED;
 
 pub(super) const SESSION: &[u8] = b"s";
 pub(super) const GUARDS: &[u8] = b"g";
+const LINE: &[u8] = b"l";
 const RELAYS: &[u8] = b"i";
 pub(super) const EVENT: u8 = b'e';
 pub(super) const CONTACT: u8 = b'c';
@@ -59,6 +62,7 @@ const EARLY: u8 = b'y';
 const HELD: u8 = b'k';
 const SPARE: u8 = b'w';
 const SAID: u8 = b'd';
+pub(super) const MOVES: u8 = b'q';
 /// The layout of each record.
 const VERSION: u8 = 1;
 
@@ -149,6 +153,7 @@ pub(crate) fn from_schema_1(records: &mut Records) -> Result<(), Malformed> {
 #[derive(Default)]
 struct Held {
     record: Zeroizing<Vec<u8>>,
+    moves: Zeroizing<Vec<u8>>,
     parts: BTreeSet<Part>,
 }
 
@@ -159,6 +164,7 @@ pub(crate) struct Saved {
     pub(crate) durable: bool,
     session: Zeroizing<Vec<u8>>,
     guards: Zeroizing<Vec<u8>>,
+    line: Zeroizing<Vec<u8>>,
     relays: Zeroizing<Vec<u8>>,
     contacts: BTreeMap<ContactId, Held>,
     /// The last event that the application keeps a place in.
@@ -274,11 +280,16 @@ impl Session {
                     session.core.entries.read(&mut reader(value)?, now)?;
                     session.core.saved.guards.clone_from(value);
                 }
+                Some((&b'l', [])) => {
+                    session.read_line(value)?;
+                    session.core.saved.line.clone_from(value);
+                }
                 Some((&b'i', [])) => session.read_relays(value)?,
                 Some((&CONTACT, id)) => {
                     let id = ContactId(u64::from_le_bytes(id.try_into().map_err(|_| Malformed::Value("name"))?));
                     let parts = parts.remove(&id).unwrap_or_default();
-                    let held = Held { record: value.clone(), parts: parts.keys().copied().collect() };
+                    let mut held =
+                        Held { record: value.clone(), parts: parts.keys().copied().collect(), ..Held::default() };
                     let keys = records.get(&contact_name(END_TO_END, id));
                     let conversation = match keys {
                         Some(keys) => Conversation::load(keys)?,
@@ -286,9 +297,13 @@ impl Session {
                         None => session.core.conversation().ok_or(Malformed::Value("conversation"))?,
                     };
                     let keep = (now, options.history);
-                    let contact = Contact::read(&mut reader(value)?, id, keep, conversation, parts)?;
+                    let mut contact = Contact::read(&mut reader(value)?, id, keep, conversation, parts)?;
                     if keys.is_none() && !contact.is_imported() {
                         return Err(Malformed::Value("conversation"));
+                    }
+                    if let Some(moves) = records.get(&contact_name(MOVES, id)) {
+                        contact.read_moves(&mut reader(moves)?, now)?;
+                        held.moves.clone_from(moves);
                     }
                     session.contacts.insert(id, contact);
                     session.core.saved.contacts.insert(id, held);
@@ -365,7 +380,10 @@ impl Session {
             return;
         }
         let mut changes = Vec::new();
+        let mut line = writer();
+        self.write_line(&mut line);
         let saved = &mut self.core.saved;
+        renew(&mut saved.line, LINE.to_vec(), line, &mut changes);
         let mut w = writer();
         w.u64(self.next_contact);
         w.u64(saved.cursor.0);
@@ -390,6 +408,7 @@ impl Session {
             let held = saved.contacts.remove(&id).unwrap_or_default();
             changes.extend(held.parts.iter().map(|part| delete(part.name(id))));
             changes.push(delete(contact_name(END_TO_END, id)));
+            changes.push(delete(contact_name(MOVES, id)));
             changes.push(delete(contact_name(CONTACT, id)));
         }
         changes.append(&mut saved.events);
@@ -403,6 +422,9 @@ fn save_contact(id: ContactId, contact: &mut Contact, held: &mut Held, changes: 
     if let Some(state) = contact.changed_conversation() {
         changes.push(Change { name: contact_name(END_TO_END, id), value: Some(state) });
     }
+    let mut w = writer();
+    contact.write_moves(&mut w);
+    renew(&mut held.moves, contact_name(MOVES, id), w, changes);
     let mut w = writer();
     contact.write(&mut w, false);
     let before = changes.len();

@@ -1,10 +1,11 @@
 //! The network as the session sees it: who stands where in a key epoch, and with which keys.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use posta_protocol::crypto::xwing::KemPublicKey;
-use posta_protocol::document::{Consensus, MixKeys, Position};
+use posta_protocol::document::{Consensus, MixKeys, Position, RelayEntry};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::invitation::{RelayPrefix, prefix};
@@ -12,6 +13,17 @@ use posta_protocol::now::Wall;
 
 /// Consensus hashes that are remembered, to tell a fork from an old acquaintance.
 const REMEMBERED_EPOCHS: usize = 16;
+
+/// The network of an address: its first 16 bits in IPv4, its first 32 in IPv6.
+fn network(address: &SocketAddr) -> [u8; 4] {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => [ip.octets()[0], ip.octets()[1], 0, 4],
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.octets();
+            [a, b, c, d]
+        }
+    }
+}
 
 /// The newest documents, and the hashes of those before.
 pub(crate) struct View {
@@ -37,6 +49,10 @@ impl View {
             hashes.pop_first();
         }
         Self { consensus, keys, hashes }
+    }
+
+    pub(crate) fn consensus(&self) -> &Consensus {
+        &self.consensus
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -83,10 +99,18 @@ impl View {
         self.keys.get(&epoch)?.get(relay)
     }
 
-    /// Whether one operator or one family runs both.
+    /// Whether one operator or one family runs both, or they stand in one network: who watches one, may watch both.
     pub(crate) fn related(&self, a: &RelayId, b: &RelayId) -> bool {
         let (Some(a), Some(b)) = (self.consensus.relay(a), self.consensus.relay(b)) else { return false };
-        a.operator == b.operator || (a.family.is_some() && a.family == b.family)
+        let family = a.family.is_some() && a.family == b.family;
+        let networks =
+            |r: &RelayEntry| r.link_addresses.iter().chain(&r.client_addresses).map(network).collect::<Vec<_>>();
+        a.operator == b.operator || family || networks(a).iter().any(|n| networks(b).contains(n))
+    }
+
+    /// How much a relay can carry, as the authorities see it; at least 1.
+    pub(crate) fn capacity(&self, relay: &RelayId) -> u64 {
+        self.consensus.relay(relay).map_or(1, |r| u64::from(r.capacity).max(1))
     }
 
     /// The relays whose identity starts like this.

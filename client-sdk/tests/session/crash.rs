@@ -13,8 +13,8 @@ use super::world::World;
 use super::{HOURS, MINUTE, Pair, bodies, is_connected, is_ready, link_of, texts};
 
 /// Two clients with disks, connected while both are killed now and then.
-pub(super) fn connect_killed(mut world: World, kills: u64) -> Pair {
-    let (a, b) = (world.add_durable(Options::default()), world.add_durable(Options::default()));
+pub(super) fn connect_killed_with(options: Options, mut world: World, kills: u64) -> Pair {
+    let (a, b) = (world.add_durable(options), world.add_durable(options));
     assert!(world.run_until(MINUTE, |w| is_ready(w, a) && is_ready(w, b)), "not ready");
     plan(&mut world, kills);
     let mut at_a = world.with(a, |s, now| s.invite(now));
@@ -41,8 +41,12 @@ pub(super) fn connect_killed(mut world: World, kills: u64) -> Pair {
     Pair { world, contacts: [at_a.unwrap(), at_b], reads: [of_a, of_b] }
 }
 
+pub(super) fn connect_killed(world: World, kills: u64) -> Pair {
+    connect_killed_with(Options::default(), world, kills)
+}
+
 /// Each client is killed after some actions more.
-fn plan(world: &mut World, within: u64) {
+pub(super) fn plan(world: &mut World, within: u64) {
     for client in 0..2 {
         let after = (within > 0).then(|| world.rng.random_range(0..within));
         world.clients[client].crash_after = after;
@@ -51,7 +55,7 @@ fn plan(world: &mut World, within: u64) {
 
 /// Sends the next message unless it was taken already: by the number of messages that the client says it has taken, an
 /// application knows what a call that did not return has done.
-fn send_once(world: &mut World, client: usize, contact: posta_client::ContactId, n: usize) {
+pub(super) fn send_once(world: &mut World, client: usize, contact: posta_client::ContactId, n: usize) {
     for _ in 0..100 {
         let info = world.clients[client].session.contacts();
         let info = info.iter().find(|c| c.id == contact).unwrap();

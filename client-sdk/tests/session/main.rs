@@ -5,7 +5,9 @@
 mod admission;
 mod conversations;
 mod crash;
+mod gone;
 mod live;
+mod profiles;
 mod renewal;
 mod world;
 

@@ -71,6 +71,7 @@ fn an_imported_older_export_loses_nothing_and_uses_no_key_twice() {
         let whole: BTreeSet<&[u8]> = sealed.iter().map(|b| &b[..]).collect();
         assert_eq!(nonces.len(), whole.len());
         // A second one from the same export does it again: nothing was used up but what a fresh package replaces.
+        pair.world.run_until(Duration::from_secs(30), |_| false);
         let again = export(&pair, client);
         pair.world.replace(client, again);
         pair.world.clients[other].events.clear();

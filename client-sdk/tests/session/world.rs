@@ -1,6 +1,7 @@
 //! A network in one process under virtual time: real keys, real packets, real peeling; queues in a map.
 
 mod disk;
+mod faults;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -79,6 +80,10 @@ pub(crate) struct Client {
     pub(crate) session: Session,
     pub(crate) events: Vec<(Mono, ClientEvent)>,
     pub(crate) entries: BTreeSet<RelayId>,
+    /// What its line shows: when which frame of how many bytes goes where.
+    pub(crate) line: Vec<Frame>,
+    /// A driver at fault: what the application does shows in when the next packet leaves.
+    pub(crate) leaks: bool,
     timer: Option<Mono>,
     /// What is on its disk, if it has one.
     disk: Option<Records>,
@@ -89,6 +94,9 @@ pub(crate) struct Client {
     pub(crate) crash_after: Option<u64>,
     pub(crate) crashes: u64,
 }
+
+/// A frame as one who watches the line sees it: when, where, what kind of thing, how long.
+pub(crate) type Frame = (Mono, RelayId, &'static str, usize);
 
 enum Happening {
     ToClient(usize, Event),
@@ -288,14 +296,17 @@ impl World {
             match action {
                 Action::Save(changes) => self.write(client, changes),
                 Action::Connect { entry } => {
+                    self.saw(client, None, entry, "connect", 0);
                     self.clients[client].entries.insert(entry);
                     // A dead relay says nothing at all.
                     if self.relays[self.index(&entry)].alive {
                         self.schedule(HOP * 2, Happening::ToClient(client, Event::LinkUp { entry }));
                     }
                 }
-                Action::Disconnect { .. } => {}
+                Action::Disconnect { entry } => self.saw(client, None, entry, "disconnect", 0),
+                Action::Pace { entry, .. } => self.saw(client, None, entry, "control", 2),
                 Action::Attach { entry, secret } => {
+                    self.saw(client, None, entry, "control", 33);
                     let inbox = InboxId(crypto::hash(context::INBOX, secret.expose()).0);
                     let relay = self.index(&entry);
                     if self.relays[relay].alive {
@@ -303,9 +314,12 @@ impl World {
                         self.schedule(HOP * 2, Happening::ToClient(client, Event::Attached { inbox }));
                     }
                 }
-                Action::Send { entry, packet } => {
+                Action::Send { entry, packet, at } => {
                     let relay = self.index(&entry);
-                    self.schedule(HOP, Happening::ToRelay(relay, packet));
+                    let size = packet.as_bytes().len();
+                    self.saw(client, at, entry, "packet", size);
+                    let wait = at.map_or(Duration::ZERO, |at| at.since(self.now.mono));
+                    self.schedule(wait + HOP, Happening::ToRelay(relay, packet));
                 }
                 Action::Emit { cursor, event } => self.emitted(client, cursor, event),
                 Action::FetchNetwork => {
@@ -354,7 +368,7 @@ impl World {
     }
 
     fn relay_gets(&mut self, index: usize, mut packet: Packet) {
-        let lost = self.rng.random_bool(self.loss / 4.0);
+        let lost = self.rng.random_bool((self.loss / 4.0).min(1.0));
         if !self.relays[index].alive || lost {
             return;
         }
@@ -366,13 +380,13 @@ impl World {
             relay.rings.entry(epoch).or_insert_with(|| KeyRing::new(id, GEOMETRY, vec![(epoch, kem(id, epoch))]));
         let peeled = peel(ring, &mut packet, |_, _| true);
         match peeled.map(|p| p.next) {
-            Ok(Next::Forward { to, .. }) => {
+            Ok(Next::Forward { to, delay }) => {
                 let to = self.index(&to);
                 assert!(
                     posta_protocol::document::legal(self.position(index, epoch), self.position(to, epoch)),
                     "an illegal step"
                 );
-                self.schedule(HOP, Happening::ToRelay(to, packet));
+                self.schedule(HOP + delay, Happening::ToRelay(to, packet));
             }
             Ok(Next::Queue) => {
                 let content = &packet.as_bytes()[GEOMETRY.header_len() + 32..];
@@ -540,53 +554,6 @@ impl World {
             let body = Body::Message { sequence, left, body: q.messages[&sequence].clone() };
             self.reply(index, block, body);
         }
-    }
-
-    /// A client elsewhere attaches an inbox.
-    pub(crate) fn attach(&mut self, relay: usize, client: usize, secret: &Secret<32>) -> InboxId {
-        let inbox = InboxId(crypto::hash(context::INBOX, secret.expose()).0);
-        self.inboxes.insert(inbox, (client, relay));
-        inbox
-    }
-
-    /// A packet from elsewhere goes all its way at once.
-    pub(crate) fn inject(&mut self, relay: usize, packet: Packet, wall: Wall) {
-        self.advance(self.now.mono + wall.since(self.now.wall));
-        self.relay_gets(relay, packet);
-        while let Some((_, happening)) = self.agenda.pop_first() {
-            if let Happening::ToRelay(relay, packet) = happening {
-                self.relay_gets(relay, packet);
-            }
-        }
-    }
-
-    /// What a restarted relay has lost: reply blocks, and the inboxes of those who enter by it.
-    pub(crate) fn forget_memory(&mut self, index: usize) {
-        for queue in self.relays[index].queues.values_mut() {
-            queue.blocks.clear();
-            queue.pushed.clear();
-        }
-        self.inboxes.retain(|_, (_, entry)| *entry != index);
-        let entry = self.relays[index].id;
-        for client in 0..self.clients.len() {
-            self.schedule(HOP, Happening::ToClient(client, Event::LinkDown { entry }));
-        }
-    }
-
-    /// Restores a relay: its queues come back without messages.
-    pub(crate) fn restore(&mut self, index: usize) {
-        for queue in self.relays[index].queues.values_mut() {
-            *queue = Queue { writer: queue.writer, invited: queue.invited, ..Queue::default() };
-        }
-        self.relays[index].blobs.clear();
-        self.relays[index].incarnation += 1;
-    }
-
-    /// Loses a relay's queues and blobs, as a restore from an empty backup would.
-    pub(crate) fn wipe(&mut self, index: usize) {
-        self.relays[index].queues.clear();
-        self.relays[index].blobs.clear();
-        self.relays[index].incarnation += 1;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use posta_link::mirror::Mirrored;
 use posta_link::{Audience, Connection, Endpoint, Link, LinkReceiver, LinkSender, Received};
+use posta_protocol::document::Profile;
 use posta_protocol::frame::Frame;
 use posta_protocol::secret::Secret;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,8 @@ pub(crate) enum ClientEvent {
     Up(ClientLink, LinkSender),
     /// It wants an inbox.
     Attach(ClientLink, Secret<32>),
+    /// It wants to be handed what comes for it as this profile does.
+    Pace(ClientLink, Profile),
     /// Its link is closed.
     Gone(ClientLink),
 }
@@ -100,6 +103,9 @@ async fn read(shared: &Shared, mut receiver: LinkReceiver, number: ClientLink, p
             Some(Received::Control(Frame::Attach(secret))) => {
                 // What is rare is on the heap, so that the task of a client that does nothing stays small.
                 Box::pin(shared.events.send(ClientEvent::Attach(number, secret))).await.is_ok()
+            }
+            Some(Received::Control(Frame::Pace(profile))) => {
+                Box::pin(shared.events.send(ClientEvent::Pace(number, profile))).await.is_ok()
             }
             Some(Received::Control(_)) => true,
         };

@@ -19,6 +19,10 @@ pub const MAX_BLOCKS: usize = 65_536;
 /// Messages of a queue that were sent and not yet acknowledged; then the oldest counts as not sent.
 pub const MAX_IN_FLIGHT: usize = 128;
 
+/// A paced queue's message is sent again when it is not acknowledged for so many times the pace, if that is longer than
+/// [`RESEND_AFTER`].
+const PACED_RESEND: u32 = 8;
+
 /// A `subscribe` whose queue exists.
 #[derive(Debug)]
 pub(super) struct Subscribed {
@@ -149,7 +153,9 @@ impl Subscriptions {
             return None;
         }
         (sub.reading, sub.again) = (true, false);
-        let recent = |m: &&InFlight| now.since(m.sent) < RESEND_AFTER;
+        // Who is paced acknowledges in slots, too.
+        let resend = RESEND_AFTER.max(sub.pace * PACED_RESEND);
+        let recent = |m: &&InFlight| now.since(m.sent) < resend;
         Some((sub.acked, sub.in_flight.iter().filter(recent).map(|m| m.sequence).collect()))
     }
 

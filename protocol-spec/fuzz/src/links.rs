@@ -1,5 +1,6 @@
 //! What is said on a link beside packets.
 
+use posta_protocol::document::Profile;
 use posta_protocol::frame::{Delivery, Frame, Hello, MAX_FRAME_LEN};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Epoch, Hash, InboxId, SurbId};
@@ -38,6 +39,7 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
         Frame::Attach(Secret::new([3; 32])).encode(),
         Frame::Attached(InboxId([4; 32])).encode(),
         Frame::Goodbye.encode(),
+        Frame::Pace(Profile::Steady).encode(),
         Frame::Unknown(99).encode(),
         delivery.as_bytes().to_vec(),
     ]

@@ -28,8 +28,9 @@ pub(crate) fn content_seeds() -> Vec<Vec<u8>> {
         Kind::Fleeting { number: 1, expires: Wall(2), after: 3, body: vec![3; 50] },
         Kind::Receipt { up_to: 4 },
         Kind::Queues(vec![address(1)]),
+        Kind::Moved { generation: 2, queues: vec![address(1)] },
         Kind::Queues((0..8).map(address).collect()),
-        Kind::Renewal { have: 5, alone: false },
+        Kind::Renewal { have: 5, alone: false, generation: 6, queues: vec![address(1)] },
         Kind::KeyPackage { up_to: 4, from: 3, key_package: vec![7; 40] },
         Kind::Unknown(99),
     ]

@@ -7,21 +7,59 @@ use crate::error::Malformed;
 use crate::params::{
     DEFAULT_EPOCH, DEFAULT_KEY_EPOCH, DEFAULT_LAYER_MIN, DEFAULT_MESSAGE_TTL, DEFAULT_MESSAGE_TTL_MIN,
     DEFAULT_MIXED_HOP_DELAY, DEFAULT_MIXED_SEND_INTERVAL, DEFAULT_QUEUE_TTL_MAX, DEFAULT_QUEUE_TTL_MIN,
-    DEFAULT_STEADY_HOP_DELAY, DEFAULT_STEADY_SEND_INTERVAL, MAX_HOP_DELAY, MAX_PARAMETERS, MAX_RELAYS, MIN_EPOCH,
+    DEFAULT_STEADY_HOP_DELAY, DEFAULT_STEADY_SEND_INTERVAL, DOWNLINK_PER_UPLINK, MAX_HOP_DELAY, MAX_PARAMETERS,
+    MAX_RELAYS, MIN_DOWNLINK_INTERVAL, MIN_EPOCH,
 };
-use crate::registry::parameter as code;
+use crate::registry::{parameter as code, profile};
 
 const MIN_EPOCH_MS: u64 = MIN_EPOCH.as_millis() as u64;
 
 /// What a sender chooses between latency and cover; each is an anonymity set of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Profile {
     /// No delay, no cover: can be correlated.
+    #[default]
     Fast,
     /// Exponential delay per hop, Poisson sending.
     Mixed,
     /// As mixed, at a constant rate up and down.
     Steady,
+}
+
+impl core::fmt::Display for Profile {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Fast => "fast",
+            Self::Mixed => "mixed",
+            Self::Steady => "steady",
+        })
+    }
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Mixed, Self::Steady];
+
+    /// Its number in the registry.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Fast => profile::FAST,
+            Self::Mixed => profile::MIXED,
+            Self::Steady => profile::STEADY,
+        }
+    }
+
+    /// The profile of a number, if this version knows it.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            profile::FAST => Some(Self::Fast),
+            profile::MIXED => Some(Self::Mixed),
+            profile::STEADY => Some(Self::Steady),
+            _ => None,
+        }
+    }
 }
 
 /// The parameters of a consensus or a vote, sorted by number. Unknown numbers survive.
@@ -100,6 +138,14 @@ impl Params {
             Profile::Steady => (code::STEADY_SEND_INTERVAL_US, DEFAULT_STEADY_SEND_INTERVAL),
         };
         self.get(code).map_or(default, Duration::from_micros)
+    }
+
+    /// Mean time between two packets that an entry hands to a client: that between the client's own, divided by
+    /// [`DOWNLINK_PER_UPLINK`]. Zero means that everything is handed out as it comes.
+    #[must_use]
+    pub fn downlink_interval(&self, profile: Profile) -> Duration {
+        let interval = self.send_interval(profile) / DOWNLINK_PER_UPLINK;
+        if interval.is_zero() { interval } else { interval.max(MIN_DOWNLINK_INTERVAL) }
     }
 
     /// The span within which a relay sets its messages' life. Defaults: 1 day to 21 days.

@@ -169,6 +169,7 @@ fn no_debug_output_holds_a_byte_of_a_secret() {
         ("Frame", &Frame::Attach(secret())),
         ("QueueAddress", &address()),
         ("Content of queues", &content(Kind::Queues(vec![address()]))),
+        ("Content of moved queues", &content(Kind::Moved { generation: 1, queues: vec![address()] })),
         ("Content of a message", &content(message())),
         ("Kind", &message()),
         ("Offer", &offer),

@@ -8,7 +8,8 @@ use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::command::{BlobCapability, Command, Envelope, ReaderCapability, WriterCapability};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
-    Certificate, ConsensusSignature, Header, MixKeys, Purpose, Refusal, Reply, Request, Signature as SignatureDocument,
+    Certificate, ConsensusSignature, Header, MixKeys, Profile, Purpose, Refusal, Reply, Request,
+    Signature as SignatureDocument,
 };
 use posta_protocol::end_to_end::{Content, Kind, QueueAddress, QueueKey};
 use posta_protocol::frame::{Delivery, Frame, Hello};
@@ -153,8 +154,12 @@ fn answers_have_exactly_these_sizes_and_none_is_missing() {
 
 #[test]
 fn frames_have_exactly_these_sizes_and_none_is_missing() {
-    let frames =
-        [(Frame::Attach(Secret::new([1; 32])), 33), (Frame::Attached(InboxId([2; 32])), 33), (Frame::Goodbye, 1)];
+    let frames = [
+        (Frame::Attach(Secret::new([1; 32])), 33),
+        (Frame::Attached(InboxId([2; 32])), 33),
+        (Frame::Goodbye, 1),
+        (Frame::Pace(Profile::Steady), 2),
+    ];
     let mut codes = BTreeSet::new();
     for (frame, size) in frames {
         let bytes = frame.encode();
@@ -192,8 +197,9 @@ fn packets_and_what_is_in_them_have_exactly_these_sizes() {
         (Kind::Fleeting { number: 1, expires: Wall(2), after: 3, body: vec![0; 100] }, 165),
         (Kind::Receipt { up_to: 1 }, 49),
         (Kind::Queues(vec![address(), address()]), 237),
-        (Kind::Renewal { have: 1, alone: false }, 50),
+        (Kind::Renewal { have: 1, alone: false, generation: 1, queues: vec![address(), address()] }, 254),
         (Kind::KeyPackage { up_to: 1, from: 1, key_package: vec![0; 2638] }, 2699),
+        (Kind::Moved { generation: 1, queues: vec![address(), address()] }, 245),
     ];
     for (kind, size) in contents {
         assert_eq!(Content { epoch: Epoch(1), consensus: Hash([1; 32]), kind }.encode().len(), size);

@@ -74,6 +74,7 @@ pub(crate) fn registry() -> Vec<(&'static str, Numbers)> {
         ("admission", wide(r::admission::ALL)),
         ("info", wide(r::info::ALL)),
         ("frame", wide(r::frame::ALL)),
+        ("profile", wide(r::profile::ALL)),
         ("stream", wide(r::stream::ALL)),
         ("close", wide(r::close::ALL)),
         ("evidence", wide(r::evidence::ALL)),

@@ -30,10 +30,12 @@ pub(crate) fn make() -> Vec<Json> {
         content("a receipt", Kind::Receipt { up_to: 1_000_000 }, rng),
         content("one queue", addresses(1, rng), rng),
         content("eight queues", addresses(8, rng), rng),
-        content("a renewal", Kind::Renewal { have: 41, alone: true }, rng),
+        content("a renewal", renewal(rng), rng),
         content("a key package", Kind::KeyPackage { up_to: 7, from: 3, key_package: rng.bytes(60) }, rng),
         later(rng),
     ];
+    let queues = (0..2).map(|_| address(rng)).collect();
+    all.push(content("queues that have moved", Kind::Moved { generation: 3, queues }, rng));
     all.extend(
         [("a sealed box", 90), ("a sealed box of nothing", 0), ("a full sealed box", BOX_CONTENT_LEN)].map(sealed),
     );
@@ -111,8 +113,15 @@ fn describe(name: &str, content: &Content) -> Json {
             object! { "number": *number, "expires_ms": expires.0, "after_s": *after, "body": body_json(body) },
         ),
         Kind::Receipt { up_to } => (code::RECEIPT, object! { "up_to": *up_to }),
+        Kind::Moved { generation, queues } => {
+            (code::MOVED, object! { "generation": *generation, "queues": addresses_json(queues) })
+        }
         Kind::Queues(list) => (code::QUEUES, object! { "queues": addresses_json(list) }),
-        Kind::Renewal { have, alone } => (code::RENEWAL, object! { "have": *have, "alone": u64::from(*alone) }),
+        Kind::Renewal { have, alone, generation, queues } => {
+            let queues = addresses_json(queues);
+            let alone = u64::from(*alone);
+            (code::RENEWAL, object! { "have": *have, "alone": alone, "generation": *generation, "queues": queues })
+        }
         Kind::KeyPackage { up_to, from, key_package } => {
             (code::KEY_PACKAGE, object! { "up_to": *up_to, "from": *from, "key_package": key_package.clone() })
         }
@@ -126,6 +135,10 @@ fn entry(name: &str, epoch: Epoch, consensus: Hash, code: u8, fields: Json, byte
         "name": name, "kind": "content", "epoch": epoch.0, "consensus": consensus.0, "code": code, "fields": fields,
         "bytes": bytes,
     }
+}
+
+fn renewal(rng: &mut Recorder) -> Kind {
+    Kind::Renewal { have: 41, alone: true, generation: 9, queues: vec![address(rng), address(rng)] }
 }
 
 /// By hand: what a later version may say.

@@ -57,7 +57,7 @@ fn assert_covers<T: Copy + Into<u64>>(what: &str, all: &[(&str, T)], found: &BTr
 fn every_number_of_the_registry_has_a_vector() {
     use registry::{
         admission, answer, certificate, command, content, directory, directory_answer, evidence, frame, hop, parameter,
-        position, queue, refusal, vote_state,
+        position, profile, queue, refusal, vote_state,
     };
     let hops = &stated("packet", None, &["hops", "code"]) | &stated("reply", None, &["hops", "code"]);
     assert_covers("hop", hop::ALL, &hops);
@@ -68,6 +68,7 @@ fn every_number_of_the_registry_has_a_vector() {
     assert_covers("admission, shown", admission::ALL, &stated("commands", None, &["fields", "proof", "code"]));
     assert_covers("admission, asked", admission::ALL, &stated("answers", None, &["fields", "asks", "code"]));
     assert_covers("frame", frame::ALL, &stated("links", Some("frame"), &["code"]));
+    assert_covers("profile", profile::ALL, &stated("links", Some("frame"), &["profile"]));
     assert_covers("directory", directory::ALL, &stated("documents", Some("request"), &["code"]));
     assert_covers("directory_answer", directory_answer::ALL, &stated("documents", Some("reply"), &["code"]));
     assert_covers("refusal", refusal::ALL, &stated("documents", Some("reply"), &["fields", "refusal"]));

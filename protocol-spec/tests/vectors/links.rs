@@ -1,5 +1,6 @@
 //! `links.json`.
 
+use posta_protocol::document::Profile;
 use posta_protocol::frame::{Delivery, Frame, Hello};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Epoch, Hash, InboxId, SurbId};
@@ -25,6 +26,9 @@ pub(crate) fn make() -> Vec<Json> {
         frame("attach", &Frame::Attach(secret)),
         frame("attached", &Frame::Attached(InboxId(rng.array()))),
         frame("goodbye", &Frame::Goodbye),
+        frame("pace of fast", &Frame::Pace(Profile::Fast)),
+        frame("pace of mixed", &Frame::Pace(Profile::Mixed)),
+        frame("pace of steady", &Frame::Pace(Profile::Steady)),
         object! { "name": "a frame of a later version: ignored", "kind": "frame", "code": UNKNOWN, "bytes": unknown },
         delivery(rng),
     ]
@@ -43,6 +47,7 @@ fn frame(name: &str, frame: &Frame) -> Json {
         Frame::Attach(secret) => head.with("code", code::ATTACH).with("secret", *secret.expose()),
         Frame::Attached(inbox) => head.with("code", code::ATTACHED).with("inbox", inbox.0),
         Frame::Goodbye => head.with("code", code::GOODBYE),
+        Frame::Pace(profile) => head.with("code", code::PACE).with("profile", profile.code()),
         other => panic!("{other:?} has no description yet"),
     }
     .with("bytes", frame.encode())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use posta_node::relay::replay::{ReplaySecret, ReplayShard};
 use posta_node::relay::worker::{Peeler, Ring};
 use posta_node::relay::{Action, Admission, Bounds, ClientLink, Event, LoopCount, Relay, Settings, Source, Token};
-use posta_protocol::document::Consensus;
+use posta_protocol::document::{Consensus, Profile};
 use posta_protocol::ids::{Incarnation, KeyEpoch, RelayId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::onion::KeyRing;
@@ -31,6 +31,8 @@ pub(super) enum Input {
     Packet(Source, Packet),
     /// A client attaches an inbox.
     Attach(ClientLink, Secret<32>),
+    /// A client wants to be handed what comes for it as this profile does.
+    Pace(ClientLink, Profile),
     /// A client's link is gone.
     ClientGone(ClientLink),
     /// The store is to apply an operation, if the process that asked still lives.
@@ -44,6 +46,7 @@ impl Input {
         match self {
             Self::Packet(..) => "packet",
             Self::Attach(..) => "attach",
+            Self::Pace(..) => "pace",
             Self::ClientGone(_) => "client gone",
             Self::Apply(..) => "apply",
             Self::Stored(..) => "stored",
@@ -230,6 +233,7 @@ impl RelayNode {
                 drop(self.peeler.take_log());
             }
             Input::Attach(link, secret) => core.handle(now, Event::Attach { link, secret }),
+            Input::Pace(link, profile) => core.handle(now, Event::Pace { link, profile }),
             Input::ClientGone(link) => core.handle(now, Event::ClientGone { link }),
             Input::Apply(asked_by, token, op) if asked_by == life => {
                 let outcome = self.store.apply(now, &[op]).pop()?;

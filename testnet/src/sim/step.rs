@@ -248,9 +248,15 @@ impl World<'_> {
                     self.towards_entry(&entry, Input::Attach(ClientLink(number), secret));
                 }
             }
-            ClientAction::Send { entry, packet } => {
+            ClientAction::Pace { entry, profile } => {
                 if let Some(number) = client.links.get(&entry).copied() {
-                    self.towards_entry(&entry, Input::Packet(Source::Client(ClientLink(number)), packet));
+                    self.towards_entry(&entry, Input::Pace(ClientLink(number), profile));
+                }
+            }
+            ClientAction::Send { entry, packet, at } => {
+                if let Some(number) = client.links.get(&entry).copied() {
+                    let input = Input::Packet(Source::Client(ClientLink(number)), packet);
+                    self.towards_entry_at(&entry, input, at.map_or(Duration::ZERO, |at| at.since(self.now.mono)));
                 }
             }
             ClientAction::Emit { event, .. } => self.application(side, event),
@@ -262,10 +268,15 @@ impl World<'_> {
     }
 
     fn towards_entry(&mut self, entry: &RelayId, input: Input) {
+        self.towards_entry_at(entry, input, Duration::ZERO);
+    }
+
+    /// What leaves the client after `wait`.
+    fn towards_entry_at(&mut self, entry: &RelayId, input: Input, wait: Duration) {
         // Control frames travel on a reliable stream; packets can be lost.
         let delay = if let Input::Packet(..) = input { self.link() } else { Some(self.options.latency.0) };
         if let (Some(r), Some(delay)) = (self.relay_index(entry), delay) {
-            self.after(delay, Happening::ToRelay(r, input));
+            self.after(wait + delay, Happening::ToRelay(r, input));
         }
     }
 

@@ -61,7 +61,8 @@ impl Contact {
         self.outgoing.begin_again(core, founded, true);
         self.incoming.begin_again();
         self.conversation = conversation;
-        let kind = Kind::Renewal { have: self.incoming.delivered, alone: imported };
+        let (generation, queues) = self.incoming.list_anew(imported);
+        let kind = Kind::Renewal { have: self.incoming.delivered, alone: imported, generation, queues };
         self.outgoing.renew(core, now, &mut self.conversation, (welcome, kind));
         self.stage = Stage::Renewing(Renewing { begun: true, imported });
     }
@@ -75,7 +76,10 @@ impl Contact {
             _ => return,
         };
         let Some((at, content, theirs)) = self.renewal.open(now.mono, inner) else { return };
-        let Ok(Content { kind: Kind::Renewal { have, alone }, .. }) = Content::decode(&content) else { return };
+        let Ok(Content { kind: Kind::Renewal { have, alone, generation, queues }, .. }) = Content::decode(&content)
+        else {
+            return;
+        };
         let ours = self.conversation.code();
         let Some(conversation) = self.renewal.take_spare(at) else { return };
         if renewing.is_some_and(|r| r.begun) && !alone && ours.is_some_and(|ours| ours.0 < theirs.0) {
@@ -84,6 +88,8 @@ impl Contact {
         }
         let Some(founded) = conversation.founded() else { return };
         self.outgoing.begin_again(core, founded, false);
+        self.outgoing.moved(core, now, founded, queues);
+        self.incoming.moves.hear(generation);
         self.incoming.begin_again();
         self.conversation = conversation;
         if renewing.is_some() {
@@ -106,6 +112,7 @@ impl Contact {
 
     fn go_on(&mut self, core: &mut Core, now: Now) {
         self.outgoing.seal_again(core, now, &mut self.conversation, &self.history);
+        self.incoming.say_list_again();
         self.stage = Stage::Connected;
         core.emit(ClientEvent::Renewed { contact: self.id });
     }

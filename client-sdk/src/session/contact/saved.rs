@@ -16,6 +16,7 @@ use crate::session::core::Core;
 use crate::session::event::ContactId;
 use crate::session::history::History;
 use crate::session::incoming::Incoming;
+use crate::session::moves::Moves;
 use crate::session::outgoing::Outgoing;
 use crate::session::renewal::Renewal;
 use crate::session::request::{Purpose, Task};
@@ -94,6 +95,15 @@ impl Contact {
         let fleeting = r.u32("fleeting")?;
         r.clone().finish("contact")?;
         Ok(Self { id, name, stage, conversation, incoming, outgoing, renewal, history, fleeting })
+    }
+
+    pub(crate) fn write_moves(&self, w: &mut Writer) {
+        self.incoming.moves.write(w);
+    }
+
+    pub(crate) fn read_moves(&mut self, r: &mut Reader<'_>, now: Now) -> Result<(), Malformed> {
+        self.incoming.moves = Moves::read(r, now)?;
+        Ok(())
     }
 
     /// What has a record of its own.

@@ -38,6 +38,7 @@ impl Entries {
                 retry_at: now.mono,
                 rests: u32::from(failing),
                 attach_sent: None,
+                attach_again: now.mono,
                 inboxes: VecDeque::new(),
             });
         }

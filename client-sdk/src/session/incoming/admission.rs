@@ -69,7 +69,7 @@ impl Incoming {
     }
 
     /// A relay for another queue: if possible none that is to be avoided, and never one that doesn't admit us.
-    pub(super) fn choose(&mut self, core: &mut Core, now: Now, avoid: &[RelayId]) -> Option<RelayId> {
+    pub(in crate::session) fn choose(&mut self, core: &mut Core, now: Now, avoid: &[RelayId]) -> Option<RelayId> {
         let own = self.relays();
         let open: Vec<RelayId> = own.iter().chain(core.closed.keys()).copied().collect();
         let all: Vec<RelayId> = open.iter().chain(avoid).copied().collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use posta_protocol::end_to_end::{Content, InnerKind, Kind};
 use posta_protocol::now::Now;
 
-use super::{HEARTBEAT, Incoming, REORDER_WINDOW, Said, Waiting};
+use super::{Incoming, REORDER_WINDOW, Said, Waiting};
 use crate::end_to_end::{Conversation, Unopened};
 use crate::session::core::Core;
 use crate::session::event::{ClientEvent, Warning};
@@ -53,8 +53,9 @@ impl Incoming {
         if let Some(number) = queue.seen.get(&sequence) {
             return Some(*number);
         }
-        self.active_until = now.mono + HEARTBEAT * 5;
+        self.active_until = now.mono + core.requests.tempo.heartbeat * 5;
         let inner = queue.open(conversation, &sealed);
+        queue.heard |= inner.is_some();
         let mut number = 0;
         match inner {
             Some(inner) if inner.number > self.delivered + REORDER_WINDOW => return None,
@@ -127,6 +128,7 @@ impl Incoming {
             Kind::KeyPackage { up_to, from, key_package } => {
                 self.said.push(Said::KeyPackage { up_to, from, key_package });
             }
+            Kind::Moved { generation, queues } => self.said.push(Said::Moved(generation, queues)),
             Kind::Queues(list) => {
                 self.introduced = true;
                 self.said.push(Said::Queues(list));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use posta_protocol::admission::{Proof, QueueKind};
 use posta_protocol::command::ReaderCapability;
-use posta_protocol::end_to_end::{Inner, QueueKey};
+use posta_protocol::end_to_end::{Inner, QueueAddress, QueueKey};
 use posta_protocol::ids::{KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now};
 use posta_protocol::secret::Secret;
@@ -18,21 +18,21 @@ use crate::session::request::RequestId;
 pub(super) const MAX_SEEN: usize = 512;
 
 /// One queue that we read.
-pub(super) struct InQueue {
-    pub(super) relay: RelayId,
+pub(in crate::session) struct InQueue {
+    pub(in crate::session) relay: RelayId,
     pub(super) reader: ReaderCapability,
     pub(super) invited: Secret<32>,
     pub(super) key: Secret<32>,
     pub(super) kind: QueueKind,
-    pub(super) create: Option<RequestId>,
+    pub(in crate::session) create: Option<RequestId>,
     /// What the relay is shown.
     pub(super) proof: Proof,
     /// The puzzle that it asks for.
     pub(super) search: Option<Search>,
     /// How many puzzles it has asked for.
     pub(super) puzzles: u8,
-    pub(super) ready: bool,
-    pub(super) lost: bool,
+    pub(in crate::session) ready: bool,
+    pub(in crate::session) lost: bool,
     /// Whether it was made once more, after its relay had said that it isn't there.
     pub(super) made_again: bool,
     /// Everything up to here is handed on.
@@ -60,7 +60,11 @@ pub(super) struct InQueue {
     /// A message that a poll has found and that should be pushed too.
     pub(super) awaited_push: Option<(u64, Mono)>,
     /// Unanswered polls in a row.
-    pub(super) silent: u32,
+    pub(in crate::session) silent: u32,
+    /// Since when its relay hasn't answered.
+    pub(in crate::session) silent_since: Option<Mono>,
+    /// Whether anything of the contact's has come by it.
+    pub(in crate::session) heard: bool,
 }
 
 impl InQueue {
@@ -95,7 +99,14 @@ impl InQueue {
             renew_at: now.mono,
             awaited_push: None,
             silent: 0,
+            silent_since: None,
+            heard: true,
         }
+    }
+
+    /// Where the contact can write.
+    pub(super) fn address(&self) -> QueueAddress {
+        QueueAddress { relay: self.relay, invited: self.invited.duplicate(), key: self.key.duplicate() }
     }
 
     /// The inside of a box, if it was sealed for this queue: in the conversation, or by one who joins it.
@@ -106,7 +117,7 @@ impl InQueue {
         Inner::decode(&opened).ok()
     }
 
-    pub(super) const fn works(&self) -> bool {
+    pub(in crate::session) const fn works(&self) -> bool {
         self.ready && !self.lost
     }
 

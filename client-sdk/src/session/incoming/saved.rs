@@ -175,6 +175,9 @@ impl InQueue {
             renew_at: now.mono,
             awaited_push: None,
             silent: 0,
+            silent_since: None,
+            // What is replaced is told again.
+            heard: false,
         })
     }
 }

@@ -62,12 +62,12 @@ impl Outgoing {
     pub(crate) fn begin_again(&mut self, core: &mut Core, founded: &Founded, leap: bool) {
         self.generation = self.generation.wrapping_add(1);
         self.set_back = false;
-        (self.receipt, self.withheld, self.turn, self.introduction) = (None, None, None, None);
+        (self.receipt, self.withheld, self.turn, self.introduction, self.moved) = (None, None, None, None, None);
         for queue in self.queues.iter_mut().filter(|q| q.state != State::Lost) {
             queue.call_back(core);
             queue.boxes.clear();
             queue.waiting.clear();
-            (queue.receipt, queue.turn, queue.introduce) = (false, false, false);
+            (queue.receipt, queue.turn, queue.introduce, queue.moved) = (false, false, false, false);
             queue.seal = QueueKey::within(&founded.exported, &queue.key);
             if leap {
                 queue.leap(core);
@@ -132,12 +132,12 @@ impl Outgoing {
             // A message whose words are lost is sent as one that has expired: its number must not be missing.
             let expires = if said.is_some() { message.expires } else { Wall(0) };
             let (after, body) = said.unwrap_or_default();
-            let kind = message(number, expires, after, body);
+            let kind = application(number, expires, after, body);
             (message.epoch, message.sealed) = (conversation.epoch(), conversation.sealed());
             message.inner = conversation.seal(now.mono, number, &content(core, kind)).ok();
         }
         for queue in self.queues.iter_mut().filter(|q| q.state != State::Lost) {
-            queue.waiting = self.messages.keys().copied().collect();
+            queue.waiting = self.messages.keys().map(|number| (*number, now.mono)).collect();
         }
         self.fill(core, now);
     }
@@ -157,7 +157,7 @@ impl Outgoing {
 }
 
 /// A message, and whether it is to be forgotten.
-pub(super) const fn message(number: u64, expires: Wall, after: u32, body: Vec<u8>) -> Kind {
+pub(super) const fn application(number: u64, expires: Wall, after: u32, body: Vec<u8>) -> Kind {
     match after {
         0 => Kind::Message { number, expires, body },
         after => Kind::Fleeting { number, expires, after, body },

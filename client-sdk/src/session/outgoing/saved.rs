@@ -8,7 +8,7 @@ use posta_protocol::command::WriterCapability;
 use posta_protocol::end_to_end::{MAX_QUEUES, QueueKey};
 use posta_protocol::error::Malformed;
 use posta_protocol::ids::RelayId;
-use posta_protocol::now::{Now, Wall};
+use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::params::{BOX_CONTENT_LEN, BOX_LEN};
 use posta_protocol::secret::Secret;
 
@@ -174,7 +174,7 @@ impl OutQueue {
         }
         w.u64(self.next_sequence);
         w.count(self.waiting.len());
-        self.waiting.iter().for_each(|number| w.u64(*number));
+        self.waiting.iter().for_each(|(number, _)| w.u64(*number));
         w.count(self.boxes.len());
         for (sequence, sealed) in &self.boxes {
             w.u64(*sequence);
@@ -183,6 +183,7 @@ impl OutQueue {
                 What::Receipt => (2, 0),
                 What::Introduction => (3, 0),
                 What::Turn => (4, 0),
+                What::Moved => (5, 0),
             };
             w.u8(kind);
             w.u64(number);
@@ -205,7 +206,7 @@ impl OutQueue {
         let next_sequence = r.u64("next sequence")?;
         let mut waiting = VecDeque::new();
         for _ in 0..r.count(2 * OUTBOX, "waiting")? {
-            waiting.push_back(r.u64("number")?);
+            waiting.push_back((r.u64("number")?, Mono(0)));
         }
         let mut boxes = BTreeMap::new();
         for _ in 0..r.count(MAX_BOXES, "boxes")? {
@@ -216,6 +217,7 @@ impl OutQueue {
                 2 => What::Receipt,
                 3 => What::Introduction,
                 4 => What::Turn,
+                5 => What::Moved,
                 _ => return Err(Malformed::Value("kind")),
             };
             let bytes = parts.remove(&Part::Box(index, sequence)).filter(|b| b.len() == BOX_LEN);
@@ -242,6 +244,9 @@ impl OutQueue {
             receipt,
             turn,
             introduce,
+            next_release: None,
+            // It is told again.
+            moved: false,
         })
     }
 }

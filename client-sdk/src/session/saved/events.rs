@@ -25,6 +25,7 @@ pub(crate) const fn is_kept(event: &ClientEvent) -> bool {
         | ClientEvent::State { .. }
         | ClientEvent::Disappeared { .. }
         | ClientEvent::Pong { .. }
+        | ClientEvent::Health(_)
         | ClientEvent::Warning(_) => false,
     }
 }
@@ -69,9 +70,11 @@ pub(crate) fn encode_event(event: &ClientEvent) -> Vec<u8> {
             w.u64(contact.0);
         }
         // Not kept.
-        ClientEvent::Ready | ClientEvent::Disappeared { .. } | ClientEvent::Pong { .. } | ClientEvent::Warning(_) => {
-            w.u8(0)
-        }
+        ClientEvent::Ready
+        | ClientEvent::Disappeared { .. }
+        | ClientEvent::Pong { .. }
+        | ClientEvent::Health(_)
+        | ClientEvent::Warning(_) => w.u8(0),
     }
     w.finish()
 }

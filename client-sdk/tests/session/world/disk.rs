@@ -14,7 +14,9 @@ use super::{Client, Happening, World};
 impl Client {
     pub(super) fn new(options: Options, session: Session, disk: Option<Records>) -> Self {
         let (events, entries, kept) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        Self { session, events, entries, timer: None, disk, kept, options, crash_after: None, crashes: 0 }
+        let line = Vec::new();
+        let (leaks, timer, crash_after) = (false, None, None);
+        Self { session, events, entries, line, leaks, timer, disk, kept, options, crash_after, crashes: 0 }
     }
 }
 
