@@ -3,6 +3,7 @@
 mod commands;
 mod driver;
 mod folder;
+mod generate;
 mod profile;
 mod qr;
 mod screen;
@@ -19,11 +20,10 @@ use posta_link::config::ConfigError;
 use posta_link::exit;
 use posta_link::fetch::{Network, NetworkError};
 use posta_link::logs::{self, LogLevel};
-use posta_protocol::params::DEFAULT_MESSAGE_TTL;
 
 use self::folder::Folder;
 use crate::client::{CallError, Client, ClientOptions, StartError};
-use crate::session::event::{ClientEvent, JoinFailure, Options, Profile, Warning};
+use crate::session::event::{ClientEvent, JoinFailure, Options, Warning};
 use crate::store::StoreError;
 
 /// How long the programs wait for a network that is just starting.
@@ -211,6 +211,13 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Write man pages and shell completions.
+    #[command(hide = true)]
+    Generate {
+        /// The folder to write to; made if it isn't there.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+    },
     /// Check the network: fetch and verify its list of relays, send an echo through a whole path.
     Ping {
         #[command(flatten)]
@@ -221,6 +228,7 @@ enum Command {
 impl Command {
     const fn log(&self) -> LogLevel {
         match self {
+            Self::Generate { .. } => LogLevel::Error,
             Self::Talk { common, .. } | Self::Ping { common } => common.log,
             Self::Init { folder, .. }
             | Self::Profile { folder, .. }
@@ -250,6 +258,9 @@ struct Common {
     /// The local address to send from.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     local: IpAddr,
+    /// How packets leave.
+    #[arg(long, value_name = "PROFILE", value_enum, default_value = "fast")]
+    profile: profile::Named,
     /// One JSON object a line, in and out.
     #[arg(long)]
     json: bool,
@@ -342,6 +353,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 driver::talk(&common, join, state.zip(passphrase_file)).await
             }
             Command::Ping { common } => ping(&common).await,
+            Command::Generate { to } => generate::generate(&to),
             Command::Invite { folder, name, qr, png } => commands::invite(&folder, name.as_deref(), qr, png).await,
             Command::Init { folder, network, profile } => profile::init(&folder, &network, profile),
             Command::Profile { folder, name } => profile::profile(&folder, name).await,
@@ -376,12 +388,13 @@ async fn start(common: &Common, state: Option<(PathBuf, PathBuf)>) -> Result<Cli
     if let Some((folder, passphrase)) = state {
         let passphrase = folder::passphrase_of(&passphrase, &passphrase.display().to_string(), true)?;
         let client = Client::builder(folder).network(Network::load(&common.network)?).local(common.local);
+        let client = client.profile(common.profile.into());
         return Ok(client.patience(PATIENCE).create(passphrase.as_bytes()).await?);
     }
     let options = ClientOptions {
         network: Network::load(&common.network)?,
         local: common.local,
-        session: Options { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, ..Options::default() },
+        session: Options { profile: common.profile.into(), ..Options::default() },
         patience: PATIENCE,
     };
     Ok(Client::start(options).await?)

@@ -252,6 +252,14 @@ impl Client {
         self.call(Call::Profiles).await
     }
 
+    /// The profile in use.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn profile(&self) -> Result<Profile, CallError> {
+        self.call(Call::Profile).await
+    }
+
     /// How packets came back lately; [`ClientEvent::Health`] tells changes.
     ///
     /// # Errors

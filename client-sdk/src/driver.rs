@@ -257,6 +257,7 @@ impl Driver {
             }
             Call::Commit(cursor) => self.session.commit(now, cursor),
             Call::Profiles(reply) => drop(reply.send(self.session.profiles(now))),
+            Call::Profile(reply) => drop(reply.send(self.session.profile())),
             Call::Health(reply) => drop(reply.send(self.session.health())),
             Call::Contacts(reply) => drop(reply.send(self.session.contacts())),
             Call::Disappear(contact, after, reply) => {

@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::show::{shown, state_name};
 use crate::session::Said;
-use crate::session::event::{ClientEvent, ContactId, ContactInfo, ContactState, MessageState};
+use crate::session::event::{ClientEvent, ContactId, ContactInfo, ContactState, HealthLevel, MessageState};
 
 /// Lines that are kept for one contact; the oldest go.
 const MAX_LINES: usize = 1000;
@@ -28,6 +28,8 @@ pub(super) struct Screen {
     profile: String,
     /// Whether a relay answers, once that is known.
     online: Option<bool>,
+    /// How packets came back lately.
+    health: HealthLevel,
     /// The last thing that concerns no contact alone.
     notice: String,
 }
@@ -87,7 +89,17 @@ impl Screen {
         let selected = contacts.iter().position(|c| Some(c.id) == at).unwrap_or(0);
         let contacts = contacts.into_iter().map(Entry::new).collect();
         let (input, notice) = (String::new(), String::new());
-        Self { contacts, selected, input, scroll: 0, mode: Mode::Talk, profile, online: None, notice }
+        Self {
+            contacts,
+            selected,
+            input,
+            scroll: 0,
+            mode: Mode::Talk,
+            profile,
+            online: None,
+            health: HealthLevel::Unknown,
+            notice,
+        }
     }
 
     /// What was said before, in the order of its time.
@@ -169,6 +181,7 @@ impl Screen {
     pub(super) fn event(&mut self, event: &ClientEvent) -> bool {
         match event {
             ClientEvent::Ready => self.online = Some(true),
+            ClientEvent::Health(health) => self.health = health.level,
             ClientEvent::Message { contact, number, body } => {
                 let (number, text) = (*number, shown(&String::from_utf8_lossy(body)));
                 let selected = self.current().is_some_and(|e| e.info.id == *contact);

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
 use crate::end_to_end::VerificationCode;
-use crate::session::event::{ContactId, ContactInfo, EventCursor, Health, JoinError, MessageId, SendError};
+use crate::session::event::{ContactId, ContactInfo, EventCursor, Health, JoinError, MessageId, Profile, SendError};
 use crate::session::{ProfileCost, Said};
 use crate::store::StoreError;
 
@@ -23,6 +23,7 @@ pub(crate) enum Call {
     Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
     Commit(EventCursor),
     Profiles(oneshot::Sender<Option<[ProfileCost; 3]>>),
+    Profile(oneshot::Sender<Profile>),
     Health(oneshot::Sender<Health>),
     Contacts(oneshot::Sender<Vec<ContactInfo>>),
     Rename(ContactId, String, oneshot::Sender<bool>),

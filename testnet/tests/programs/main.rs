@@ -4,6 +4,7 @@
 mod chat;
 mod demo;
 mod kills;
+mod library;
 mod refusals;
 mod scenarios;
 mod shared;

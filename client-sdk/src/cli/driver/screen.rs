@@ -15,7 +15,7 @@ use crate::cli::Ending;
 use crate::cli::folder::{Folder, find};
 use crate::cli::screen::{Screen, Wish};
 use crate::client::{CallError, Client};
-use crate::session::event::{ContactId, EventCursor, Options};
+use crate::session::event::{ContactId, EventCursor};
 
 /// Keys that were not taken yet; beyond, the terminal keeps them.
 const KEYS: usize = 64;
@@ -28,7 +28,7 @@ pub(in crate::cli) async fn run(folder: &Folder, contact: Option<&str>) -> Resul
     let client = folder.open().await?;
     let contacts = client.contacts().await?;
     let at = contact.map(|wanted| find(&contacts, wanted)).transpose()?;
-    let profile = format!("{:?}", Options::default().profile).to_lowercase();
+    let profile = format!("{:?}", client.profile().await?).to_lowercase();
     let ids: Vec<ContactId> = contacts.iter().map(|c| c.id).collect();
     let mut screen = Screen::new(contacts, at, profile);
     for id in ids {

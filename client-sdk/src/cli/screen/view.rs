@@ -10,7 +10,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::super::qr::Code;
 use super::super::show::state_name;
 use super::{Entry, Line, Mode, Screen};
-use crate::session::event::{ContactState, MessageState};
+use crate::session::event::{ContactState, HealthLevel, MessageState};
 
 /// Columns of the list of contacts.
 const LIST: u16 = 22;
@@ -48,7 +48,11 @@ impl Screen {
             Some(false) => "no relay answers",
         };
         let unread: usize = self.contacts.iter().map(|e| e.unread).sum();
-        let text = format!(" Posta · {} · {health} · {unread} unread", self.profile);
+        let lately = match self.health {
+            HealthLevel::Unknown => String::new(),
+            level => format!(", {level}"),
+        };
+        let text = format!(" Posta · {} · {health}{lately} · {unread} unread", self.profile);
         frame.render_widget(Paragraph::new(text).style(REVERSED), area);
     }
 
