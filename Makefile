@@ -72,7 +72,7 @@ licences: ## licences, banned crates and sources, without the network
 soak: setup ## what time tells of refused packets, the directory's rounds, then seeded kills, for hours; ends at the first loss
 	cargo test $(FLAGS) --test attacks -- --ignored --nocapture --test-threads=1
 	cargo test $(FLAGS) --lib -- --ignored --nocapture --test-threads=1 soak_
-	cargo test $(FLAGS) --test programs --test store --test crash --test fuse -- --ignored --nocapture --test-threads=1 $(ARGS)
+	cargo test $(FLAGS) --test programs --test store --test crash --test fuse --test session -- --ignored --nocapture --test-threads=1 $(ARGS)
 
 bench: setup ## measure; each line has its value, the floor or peer beside it, and the ratio
 	@.ci/build

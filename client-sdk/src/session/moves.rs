@@ -169,10 +169,11 @@ impl Incoming {
         let gone = queue.lost || silent;
         if !gone || !queue.ready {
             self.moves.planned.remove(&index);
-        } else if !self.moves.planned.contains_key(&index) {
-            let wait = core.options.replace.mul_f64(core.rng.random_range(0.0..1.0));
-            self.moves.planned.insert(index, now.mono + wait);
+            return;
         }
+        let span = core.options.replace;
+        let mut wait = || span.mul_f64(core.rng.random_range(0.0..1.0));
+        self.moves.planned.entry(index).or_insert_with(|| now.mono + wait());
     }
 
     /// Makes the queue at another relay of the sample.
@@ -182,7 +183,7 @@ impl Incoming {
             // Looked at again when it is planned again.
             return;
         }
-        let Some(relay) = self.from_sample(core, now, others) else { return };
+        let Some(relay) = self.choose_from_sample(core, now, others) else { return };
         self.moves.replaced.push(hour);
         core.requests.cancel_reading(self.contact, index);
         self.early.retain(|(queue, _), _| *queue != index);
@@ -191,7 +192,7 @@ impl Incoming {
     }
 
     /// A relay of the sample that can be used, or a new member.
-    fn from_sample(&mut self, core: &mut Core, now: Now, others: &[RelayId]) -> Option<RelayId> {
+    fn choose_from_sample(&mut self, core: &mut Core, now: Now, others: &[RelayId]) -> Option<RelayId> {
         let own = self.relays();
         let view = core.view.as_ref()?;
         let epoch = view.key_epoch(now.wall);

@@ -188,8 +188,8 @@ fn queues_are_replaced_in_slots_too() {
     pair.world.relays[victim].alive = false;
     let start = pair.world.now.mono;
     for n in 0..10 {
-        for client in 0..2 {
-            send_once(&mut pair.world, client, contacts[client], n);
+        for (client, contact) in contacts.into_iter().enumerate() {
+            send_once(&mut pair.world, client, contact, n);
         }
         pair.world.run_until(5 * MINUTE, |_| false);
     }

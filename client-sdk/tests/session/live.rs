@@ -1,7 +1,9 @@
 //! The driver, the async client and the program, over real links: one task plays all relays and the authority.
 
+mod tap;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -64,6 +66,28 @@ impl Live {
             world.addresses.insert(edge, (endpoint.local_addr().unwrap(), key.public()));
             endpoints.push(endpoint);
         }
+        Self::serve(world, endpoints)
+    }
+
+    /// With these parameters, and clients kept from the edges themselves by what stands before them.
+    async fn start_behind<F: Future<Output = SocketAddr>>(
+        clock: Wall,
+        params: Vec<(u16, u64)>,
+        before: impl Fn(SocketAddr) -> F,
+    ) -> Self {
+        let mut world = World::new(1, 6, 6, Duration::from_secs(3600));
+        world.now = Now { mono: Mono(1_000_000), wall: clock };
+        world.params = params;
+        let mut endpoints = Vec::new();
+        for edge in 0..6 {
+            let (endpoint, key) = bind(Audience::Client, edge as u8 + 10);
+            world.addresses.insert(edge, (before(endpoint.local_addr().unwrap()).await, key.public()));
+            endpoints.push(endpoint);
+        }
+        Self::serve(world, endpoints)
+    }
+
+    fn serve(world: World, mut endpoints: Vec<Endpoint>) -> Self {
         let documents = world.signed();
         let shared = Arc::new(Mutex::new(Shared { world, senders: BTreeMap::new() }));
         for (edge, endpoint) in endpoints.iter().enumerate() {

@@ -43,10 +43,10 @@ fn hour(profile: Profile, busy: bool, leaky: bool) -> ([Vec<Frame>; 2], usize) {
         let contacts = meet(&mut world);
         let mut n = 0;
         while world.now.mono + MINUTE < end {
-            for client in 0..2 {
+            for (client, contact) in contacts.into_iter().enumerate() {
                 let body = format!("{client}:{n}").into_bytes();
                 world.clients[client].leaks = leaky && client == 0;
-                world.with(client, |s, now| s.send(now, contacts[client], body)).unwrap();
+                world.with(client, |s, now| s.send(now, contact, body)).unwrap();
             }
             n += 1;
             world.run_until(MINUTE / 2, |_| false);
@@ -95,9 +95,9 @@ fn messages_come_in_slots_and_nothing_is_lost_when_packets_are() {
         let contacts = meet(&mut world);
         world.loss = 0.1;
         for n in 0..20 {
-            for client in 0..2 {
+            for (client, contact) in contacts.into_iter().enumerate() {
                 let body = format!("{client}:{n}").into_bytes();
-                world.with(client, |s, now| s.send(now, contacts[client], body)).unwrap();
+                world.with(client, |s, now| s.send(now, contact, body)).unwrap();
             }
             world.run_until(MINUTE, |_| false);
         }

@@ -123,6 +123,8 @@ pub(crate) struct World {
     pub(crate) elsewhere: Vec<(usize, Packet)>,
     /// Where relays can be reached, and their link keys, if they can be.
     pub(crate) addresses: BTreeMap<usize, (SocketAddr, LinkPublicKey)>,
+    /// Parameters of the consensus, beside the length of a key epoch.
+    pub(crate) params: Vec<(u16, u64)>,
 }
 
 fn sign_key(seed: u8) -> SignKey {
@@ -170,6 +172,7 @@ impl World {
             inboxes: BTreeMap::new(),
             elsewhere: Vec::new(),
             addresses: BTreeMap::new(),
+            params: Vec::new(),
         }
     }
 
@@ -210,7 +213,7 @@ impl World {
         let epochs: Vec<KeyEpoch> = (0..3).map(|k| KeyEpoch(self.epoch().0 + k)).collect();
         let mut entries: Vec<RelayEntry> = Vec::new();
         for (n, relay) in self.relays.iter().enumerate() {
-            let address = |port| vec![format!("127.0.{n}.1:{port}").parse().unwrap()];
+            let address = |port| vec![format!("127.{n}.0.1:{port}").parse().unwrap()];
             entries.push(RelayEntry {
                 id: relay.id,
                 link_key: self.addresses.get(&n).map_or(LinkPublicKey(relay.id.0), |(_, key)| *key),
@@ -236,6 +239,7 @@ impl World {
         let deals = (0..).zip(&epochs).map(|(column, epoch)| deal(*epoch, column, &entries)).collect();
         let mut params = Params::default();
         params.set(parameter::KEY_EPOCH_MS, self.key_epoch.as_millis() as u64);
+        self.params.iter().for_each(|(code, value)| assert!(params.set(*code, *value)));
         let body = ConsensusBody {
             geometry: GEOMETRY,
             epoch: Epoch(self.epoch().0),

@@ -160,7 +160,7 @@ fn no_debug_output_holds_a_byte_of_a_secret() {
     for (what, value) in derived {
         assert!(!shows_bytes(value) && !leaks(value), "{what}: {value:?}");
     }
-    let given: [(&str, &dyn Debug); 20] = [
+    let given: [(&str, &dyn Debug); 21] = [
         ("Secret", &secret::<32>()),
         ("ReaderCapability", &ReaderCapability::new(secret())),
         ("WriterCapability", &WriterCapability::new(secret())),
