@@ -33,7 +33,7 @@ const PING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Anonymous messages over a Posta network.
 #[derive(Debug, Parser)]
-#[command(name = "posta", version, about)]
+#[command(name = "posta", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

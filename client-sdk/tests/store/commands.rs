@@ -88,7 +88,7 @@ fn an_export_makes_another_state_and_a_moved_one_is_used_no_more() {
     let dir = made();
     let dir = dir.path();
     ends(&posta(dir, &["export", "copy"]), 0, "A copy is in copy");
-    ends(&posta(dir, &["export", "copy"]), 4, "File exists");
+    ends(&posta(dir, &["export", "copy"]), 2, "copy is there already");
     ends(&posta(dir, &["contacts"]), 0, "no contacts yet");
     let import = |file: &str, word: &str, into: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_posta"));

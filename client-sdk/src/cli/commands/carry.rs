@@ -15,6 +15,9 @@ use crate::store::{Change, Cost, Store, StoreError, read_export, write_export};
 
 /// Writes all that another folder can go on with into a file; with `moved`, this folder ends.
 pub(in crate::cli) fn export(folder: &Folder, file: &Path, moved: bool) -> Result<(), Ending> {
+    if file.exists() {
+        return Err(Ending::new(exit::USAGE, format!("{} is there already: name a new file", file.display())));
+    }
     let (store, records, session, now, passphrase) = folder.whole()?;
     let contacts = session.contacts().len();
     let exported = session.export(now, &records);
