@@ -267,9 +267,15 @@ impl Outgoing {
         let first = self.queues.iter().position(works);
         let mean = COPY_DELAY.max(core.requests.tempo.slot * 2);
         for (index, queue) in self.queues.iter_mut().enumerate().filter(|(_, q)| q.state != State::Lost) {
-            let at_once = first.is_none_or(|first| first == index);
-            let wait = if at_once { Duration::ZERO } else { exponential(mean, &mut core.rng) };
-            queue.waiting.push_back((number, now.mono + wait));
+            let due = if first.is_none_or(|first| first == index) {
+                queue.waiting.iter_mut().for_each(|(_, at)| *at = now.mono);
+                now.mono
+            } else {
+                // Never before an earlier one: a reader passes over what lies before a message that it has.
+                let last = queue.waiting.back().map_or(now.mono, |(_, at)| *at);
+                last.max(now.mono + exponential(mean, &mut core.rng))
+            };
+            queue.waiting.push_back((number, due));
         }
         self.fill(core, now);
         Ok(MessageId(number))
@@ -367,7 +373,7 @@ impl Outgoing {
                 self.put(core, now, index, sequence);
             }
             if let Some(queue) = self.queues.get_mut(index) {
-                queue.next_release = queue.waiting.iter().map(|(_, at)| *at).filter(|at| *at > now.mono).min();
+                queue.next_release = queue.waiting.front().map(|(_, at)| *at).filter(|at| *at > now.mono);
             }
         }
     }
@@ -391,8 +397,8 @@ impl Outgoing {
         if std::mem::take(&mut queue.moved) {
             return Some(What::Moved);
         }
-        let due = queue.waiting.iter().position(|(_, at)| *at <= now)?;
-        queue.waiting.remove(due).map(|(number, _)| What::Message(number))
+        queue.waiting.front().filter(|(_, at)| *at <= now)?;
+        queue.waiting.pop_front().map(|(number, _)| What::Message(number))
     }
 
     /// Sends copies whose time has come.
