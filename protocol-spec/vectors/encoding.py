@@ -34,7 +34,7 @@ ANSWERS = {
 }
 CONTENTS = {1: "number:u64 expires_ms:u64 body:body", 2: "up_to:u64", 3: "queues:queues", 4: "have:u64 alone:u8 generation:u64 queues:queues",
             5: "up_to:u64 from:u64 key_package:bounded",
-            6: "number:u64 expires_ms:u64 after_s:u32 body:body", 200: "operands:hex"}
+            6: "number:u64 expires_ms:u64 after_s:u32 body:body", 8: "generation:u64 queues:queues", 200: "operands:hex"}
 
 
 class Mismatch(Exception):
