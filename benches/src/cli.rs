@@ -100,10 +100,10 @@ enum Bench {
         #[arg(long)]
         json: bool,
         /// Messages of each measurement; one every 50 ms, then all at once.
-        #[arg(long, default_value_t = 400)]
+        #[arg(long, default_value_t = 300)]
         messages: usize,
         /// Seconds for which idle clients are watched.
-        #[arg(long, default_value_t = 15)]
+        #[arg(long, default_value_t = 10)]
         idle: u64,
     },
     /// The programs that the network of `message` is made of.
@@ -319,6 +319,11 @@ fn run_clients(json: bool, count: usize) -> Result<()> {
     Ok(())
 }
 
+fn print_idle(name: &str, idle: &message::Idle) {
+    let mib = idle.resident_bytes as f64 / (1024.0 * 1024.0);
+    println!("{name}, idle: {mib:.1} MiB, {:.0} us of CPU a second", idle.cpu_us_per_s);
+}
+
 fn run_message(json: bool, messages: usize, idle: Duration) -> Result<()> {
     let r = message::measure(messages, idle)?;
     if json {
@@ -335,14 +340,9 @@ fn run_message(json: bool, messages: usize, idle: Duration) -> Result<()> {
             "{name}: {:.0} messages/s in one conversation; CPU for each: sender {:.0} us, receiver {:.0} us, all relays {:.0} us",
             kept.messages_per_s, kept.sender_cpu_us, kept.receiver_cpu_us, kept.relays_cpu_us
         );
-        for (profile, idle) in &kept.idle {
-            println!(
-                "{name}, idle in {profile}: {:.1} MiB, {:.0} us of CPU a second",
-                idle.resident_bytes as f64 / (1024.0 * 1024.0),
-                idle.cpu_us_per_s
-            );
-        }
+        print_idle(name, &kept.idle);
     }
+    r.idle.iter().for_each(|(profile, idle)| print_idle(profile, idle));
     Ok(())
 }
 

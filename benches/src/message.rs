@@ -38,6 +38,8 @@ pub struct Figures {
     pub latency_ms: Percentiles,
     /// Everything else, by where the clients' state is: `disk` and `memory`.
     pub kept: BTreeMap<&'static str, Kept>,
+    /// By profile: clients with their state in memory that have nothing to do.
+    pub idle: BTreeMap<&'static str, Idle>,
 }
 
 /// What two clients do whose state is kept in one way.
@@ -57,12 +59,12 @@ pub struct Kept {
     pub receiver_cpu_us: f64,
     /// Of all relays together.
     pub relays_cpu_us: f64,
-    /// By profile: clients that have nothing to do.
-    pub idle: BTreeMap<&'static str, Idle>,
+    /// A client in `fast` that has nothing to do.
+    pub idle: Idle,
 }
 
 /// A client with one contact and nothing to do.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Idle {
     /// How long it was watched, in seconds.
     pub seconds: f64,
@@ -91,7 +93,8 @@ async fn run(network: &mut Network, messages: usize, idle: Duration) -> Result<F
     let processes = network.pids().len();
     let mut kept = BTreeMap::new();
     for (name, on_disk) in [("memory", false), ("disk", true)] {
-        let mut talk = Talk::connect(network, name, on_disk).await.with_context(|| format!("state kept in {name}"))?;
+        let mut talk =
+            Talk::connect(network, name, "fast", on_disk).await.with_context(|| format!("state kept in {name}"))?;
         talk.rest(SETTLE).await?;
         let one_by_one = talk.send(messages, Some(PACE)).await?;
         let before = talk.cpu()?;
@@ -99,7 +102,7 @@ async fn run(network: &mut Network, messages: usize, idle: Duration) -> Result<F
         let after = talk.cpu()?;
         let each = |now: f64, then: f64| (now - then) / messages as f64;
         talk.rest(SETTLE).await?;
-        let idle = BTreeMap::from([("fast", talk.idle(idle).await?)]);
+        let idle = talk.idle(idle).await?;
         talk.end().await?;
         kept.insert(
             name,
@@ -116,5 +119,16 @@ async fn run(network: &mut Network, messages: usize, idle: Duration) -> Result<F
         );
     }
     let latency_ms = kept.get("disk").map(|k| k.latency_ms).unwrap_or_default();
-    Ok(Figures { messages, processes, latency_ms, kept })
+    let mut by_profile = BTreeMap::new();
+    for profile in ["mixed", "steady"] {
+        let mut talk =
+            Talk::connect(network, profile, profile, false).await.with_context(|| format!("in {profile}"))?;
+        talk.rest(SETTLE).await?;
+        by_profile.insert(profile, talk.idle(idle).await?);
+        talk.end().await?;
+    }
+    if let Some(fast) = kept.get("memory") {
+        by_profile.insert("fast", fast.idle);
+    }
+    Ok(Figures { messages, processes, latency_ms, kept, idle: by_profile })
 }

@@ -3,6 +3,7 @@
 mod commands;
 mod driver;
 mod folder;
+mod generate;
 mod profile;
 mod qr;
 mod screen;
@@ -19,11 +20,10 @@ use posta_link::config::ConfigError;
 use posta_link::exit;
 use posta_link::fetch::{Network, NetworkError};
 use posta_link::logs::{self, LogLevel};
-use posta_protocol::params::DEFAULT_MESSAGE_TTL;
 
 use self::folder::Folder;
 use crate::client::{CallError, Client, ClientOptions, StartError};
-use crate::session::event::{ClientEvent, JoinFailure, Options, Profile, Warning};
+use crate::session::event::{ClientEvent, JoinFailure, Options, Warning};
 use crate::store::StoreError;
 
 /// How long the programs wait for a network that is just starting.
@@ -33,7 +33,7 @@ const PING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Anonymous messages over a Posta network.
 #[derive(Debug, Parser)]
-#[command(name = "posta", version, about)]
+#[command(name = "posta", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -154,6 +154,47 @@ enum Command {
         /// The contact's name or number.
         contact: String,
     },
+    /// Show what was said with a contact. Needs no network.
+    History {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+        /// Forget it instead: it is destroyed, but for what is not delivered yet.
+        #[arg(long)]
+        clear: bool,
+    },
+    /// Let messages to a contact disappear, from now on: both programs forget them so long after their delivery. Needs no
+    /// network.
+    Disappear {
+        #[command(flatten)]
+        folder: Folder,
+        /// The contact's name or number.
+        contact: String,
+        /// Seconds; 0 for no more.
+        seconds: u32,
+    },
+    /// Write contacts and history into a file, for another machine or for the day on which this folder is lost. Needs no
+    /// network. The file opens by the passphrase of the state.
+    Export {
+        #[command(flatten)]
+        folder: Folder,
+        /// A new file.
+        file: PathBuf,
+        /// Move everything: this folder can't be used any more.
+        #[arg(long = "move")]
+        moved: bool,
+    },
+    /// Make a state of a file that `posta export` has written. It begins all conversations anew when it runs next.
+    Import {
+        #[command(flatten)]
+        folder: Folder,
+        /// The file.
+        file: PathBuf,
+        /// The authorities of the network; a copy is kept beside the state.
+        #[arg(long, value_name = "FILE")]
+        network: PathBuf,
+    },
     /// Change the passphrase. Needs no network.
     Passphrase {
         #[command(flatten)]
@@ -170,6 +211,13 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Write man pages and shell completions.
+    #[command(hide = true)]
+    Generate {
+        /// The folder to write to; made if it isn't there.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+    },
     /// Check the network: fetch and verify its list of relays, send an echo through a whole path.
     Ping {
         #[command(flatten)]
@@ -180,6 +228,7 @@ enum Command {
 impl Command {
     const fn log(&self) -> LogLevel {
         match self {
+            Self::Generate { .. } => LogLevel::Error,
             Self::Talk { common, .. } | Self::Ping { common } => common.log,
             Self::Init { folder, .. }
             | Self::Profile { folder, .. }
@@ -191,6 +240,10 @@ impl Command {
             | Self::Chat { folder, .. }
             | Self::Rename { folder, .. }
             | Self::Forget { folder, .. }
+            | Self::History { folder, .. }
+            | Self::Disappear { folder, .. }
+            | Self::Export { folder, .. }
+            | Self::Import { folder, .. }
             | Self::Passphrase { folder, .. }
             | Self::Wipe { folder, .. } => folder.log,
         }
@@ -205,6 +258,9 @@ struct Common {
     /// The local address to send from.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     local: IpAddr,
+    /// How packets leave.
+    #[arg(long, value_name = "PROFILE", value_enum, default_value = "fast")]
+    profile: profile::Named,
     /// One JSON object a line, in and out.
     #[arg(long)]
     json: bool,
@@ -250,6 +306,8 @@ impl From<StoreError> for Ending {
             StoreError::Io(_) | StoreError::Damaged(_) => exit::DISK,
             StoreError::Missing(_)
             | StoreError::Exists(_)
+            | StoreError::Moved(_)
+            | StoreError::NoExport(_)
             | StoreError::Locked { .. }
             | StoreError::WrongPassphrase => exit::USAGE,
             _ => exit::FAILURE,
@@ -295,9 +353,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 driver::talk(&common, join, state.zip(passphrase_file)).await
             }
             Command::Ping { common } => ping(&common).await,
+            Command::Generate { to } => generate::generate(&to),
+            Command::Invite { folder, name, qr, png } => commands::invite(&folder, name.as_deref(), qr, png).await,
             Command::Init { folder, network, profile } => profile::init(&folder, &network, profile),
             Command::Profile { folder, name } => profile::profile(&folder, name).await,
-            Command::Invite { folder, name, qr, png } => commands::invite(&folder, name.as_deref(), qr, png).await,
             Command::Join { folder, name, link } => commands::join(&folder, name.as_deref(), link.as_deref()).await,
             Command::Contacts { folder } => commands::contacts(&folder),
             Command::Send { folder, contact, until } => commands::send(&folder, &contact, until).await,
@@ -305,6 +364,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Chat { folder, contact, lines } => driver::chat::chat(&folder, contact.as_deref(), lines).await,
             Command::Rename { folder, contact, name } => commands::rename(&folder, &contact, &name),
             Command::Forget { folder, contact } => commands::forget(&folder, &contact),
+            Command::History { folder, contact, clear } => commands::carry::history(&folder, &contact, clear),
+            Command::Disappear { folder, contact, seconds } => commands::disappear(&folder, &contact, seconds),
+            Command::Export { folder, file, moved } => commands::carry::export(&folder, &file, moved),
+            Command::Import { folder, file, network } => commands::carry::import(&folder, &file, &network),
             Command::Passphrase { folder, new_passphrase_file } => commands::passphrase(&folder, new_passphrase_file),
             Command::Wipe { folder, yes } => commands::wipe(&folder, yes),
         }
@@ -325,12 +388,13 @@ async fn start(common: &Common, state: Option<(PathBuf, PathBuf)>) -> Result<Cli
     if let Some((folder, passphrase)) = state {
         let passphrase = folder::passphrase_of(&passphrase, &passphrase.display().to_string(), true)?;
         let client = Client::builder(folder).network(Network::load(&common.network)?).local(common.local);
+        let client = client.profile(common.profile.into());
         return Ok(client.patience(PATIENCE).create(passphrase.as_bytes()).await?);
     }
     let options = ClientOptions {
         network: Network::load(&common.network)?,
         local: common.local,
-        session: Options { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, ..Options::default() },
+        session: Options { profile: common.profile.into(), ..Options::default() },
         patience: PATIENCE,
     };
     Ok(Client::start(options).await?)

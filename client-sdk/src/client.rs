@@ -25,7 +25,7 @@ use crate::session::event::{
     ClientEvent, ContactId, ContactInfo, EventCursor, Health, JoinError, MessageId, NotAdmitted, Options, Profile,
     SendError,
 };
-use crate::session::{ProfileCost, Session};
+use crate::session::{ProfileCost, Said, Session};
 use crate::store::{Records, Store, StoreError};
 
 /// Wait between two attempts to get the first documents.
@@ -219,6 +219,23 @@ impl Client {
         self.call(|reply| Call::Code(contact, reply)).await
     }
 
+    /// What was said with a contact, as far as it is kept ([`Options::history`]), in the order of its time.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn history(&self, contact: ContactId) -> Result<Vec<Said>, CallError> {
+        self.call(|reply| Call::History(contact, reply)).await
+    }
+
+    /// Messages to a contact that are sent from now on are forgotten at both ends so long after their delivery, in whole
+    /// seconds; `None` for not at all. [`ClientEvent::Disappeared`] tells of each. `false` if there is no such contact.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn disappear(&self, contact: ContactId, after: Option<Duration>) -> Result<bool, CallError> {
+        self.call(|reply| Call::Disappear(contact, after, reply)).await
+    }
+
     /// Sends an echo through a whole path; [`ClientEvent::Pong`] brings its time. `false` if that can't be done now.
     ///
     /// # Errors
@@ -233,6 +250,14 @@ impl Client {
     /// [`CallError::Stopped`].
     pub async fn profiles(&self) -> Result<Option<[ProfileCost; 3]>, CallError> {
         self.call(Call::Profiles).await
+    }
+
+    /// The profile in use.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn profile(&self) -> Result<Profile, CallError> {
+        self.call(Call::Profile).await
     }
 
     /// How packets came back lately; [`ClientEvent::Health`] tells changes.

@@ -1,5 +1,6 @@
 //! Runs a session against a real network: the only place of this crate that reads clocks, spawns and touches sockets.
 
+pub(crate) mod call;
 mod dial;
 pub(crate) mod keeper;
 
@@ -12,24 +13,21 @@ use posta_link::fetch::{Documents, FetchError, Held, Mirror, Mirrors, Network, f
 use posta_protocol::document::{Consensus, MixKeys, RelayEntry, Succession, WrongLayers, verify_succession};
 use posta_protocol::frame::{Delivery, Hello};
 use posta_protocol::ids::{InboxId, RelayId};
-use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::packet::Packet;
+use posta_protocol::secret::Secret;
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
-use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
-use crate::driver::dial::{Dial, Outgoing};
+pub(crate) use crate::driver::call::Call;
+use crate::driver::dial::Dial;
 use crate::driver::keeper::{Keeper, Order};
-use crate::end_to_end::VerificationCode;
-use crate::session::event::{
-    Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, Health, JoinError, MessageId, SendError, Warning,
-};
-use crate::session::{ProfileCost, Session};
+use crate::session::Session;
+use crate::session::event::{Action, ClientEvent, ContactId, Event, EventCursor, Profile, Warning};
 use crate::store::StoreError;
 
 /// Calls of the application that wait; more make the caller wait.
@@ -75,26 +73,6 @@ impl Clock {
     }
 }
 
-/// What the application asks for.
-pub(crate) enum Call {
-    Invite(oneshot::Sender<Result<Invited, CallError>>),
-    Join(Link, oneshot::Sender<Result<ContactId, JoinError>>),
-    Send(ContactId, Vec<u8>, oneshot::Sender<Result<MessageId, SendError>>),
-    Ping(oneshot::Sender<bool>),
-    Code(ContactId, oneshot::Sender<Option<VerificationCode>>),
-    Commit(EventCursor),
-    Profiles(oneshot::Sender<Option<[ProfileCost; 3]>>),
-    Health(oneshot::Sender<Health>),
-    Contacts(oneshot::Sender<Vec<ContactInfo>>),
-    Rename(ContactId, String, oneshot::Sender<bool>),
-    Remove(ContactId, oneshot::Sender<bool>),
-    /// Overwrites the keys of all that was deleted.
-    Purge(oneshot::Sender<Result<(), StoreError>>),
-    Passphrase(Zeroizing<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
-    /// Writes what is left, and ends.
-    Close(oneshot::Sender<()>),
-}
-
 /// What waits for a write, in order.
 enum Deferred {
     /// The write with this number.
@@ -112,6 +90,14 @@ enum Input {
     Attached(InboxId),
     Packet(Packet),
     Fetched(Box<Result<Documents, FetchError>>),
+}
+
+/// What goes out over a link.
+enum Outgoing {
+    /// At once, or at this time.
+    Packet(Packet, Option<Instant>),
+    Pace(Profile),
+    Attach(Secret<32>),
 }
 
 struct LinkTask {
@@ -271,8 +257,14 @@ impl Driver {
             }
             Call::Commit(cursor) => self.session.commit(now, cursor),
             Call::Profiles(reply) => drop(reply.send(self.session.profiles(now))),
+            Call::Profile(reply) => drop(reply.send(self.session.profile())),
             Call::Health(reply) => drop(reply.send(self.session.health())),
             Call::Contacts(reply) => drop(reply.send(self.session.contacts())),
+            Call::Disappear(contact, after, reply) => {
+                let found = self.session.disappear(now, contact, after);
+                return self.reply(reply, found);
+            }
+            Call::History(contact, reply) => drop(reply.send(self.session.history(contact))),
             Call::Rename(contact, name, reply) => {
                 let found = self.session.rename(now, contact, &name);
                 return self.reply(reply, found);
@@ -381,7 +373,6 @@ impl Driver {
             Action::Pace { entry, profile } => self.put(entry, Outgoing::Pace(profile)),
             Action::Emit { cursor, event } => self.emit(cursor, event),
             Action::FetchNetwork => self.fetch(),
-            // Ordered when it came.
             Action::Save(_) => {}
         }
     }

@@ -32,11 +32,13 @@
 //!   correlate them.
 //! - Each message is sealed under a key of its own, by MLS with a post-quantum suite: who takes a client can't read
 //!   what was delivered before, nor, after a round trip, what comes later. Who only knows the invitation can read nothing.
+//!   What is kept to be read again ([`Options::history`]) is on the disk, under the passphrase.
+//! - An end that has lost its state begins a conversation anew by itself: from an export ([`session::Session::export`]), or
+//!   when it finds that it was set back.
 //!
 //! What does not hold yet:
-//! - A folder that is put back from an older copy repeats sequence numbers and keys: never restore one; an export without
-//!   that danger comes with the client's own issue.
-//! - Lost queues are reported and not replaced.
+//! - A folder that is put back from an older copy repeats sequence numbers and keys: never restore one. `posta export`
+//!   makes what can be restored.
 
 pub mod cli;
 pub mod client;
@@ -48,6 +50,7 @@ pub mod store;
 pub use client::{CallError, Client, ClientBuilder, ClientOptions, Invited, StartError};
 pub use driver::EVENT_QUEUE;
 pub use end_to_end::{Scheme, VerificationCode};
+pub use session::Said;
 pub use session::event::{
     Asked, ClientEvent, ContactId, ContactInfo, ContactState, EventCursor, Failure, JoinError, JoinFailure, MessageId,
     MessageState, NotAdmitted, Options, Profile, SendError, Warning,

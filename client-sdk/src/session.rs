@@ -14,12 +14,16 @@
 //! | `incoming`, `outgoing` | the queues of a contact in each direction |
 //! | `moves` | queues whose relays are gone, replaced |
 //! | `manage` | names, and letting go of a contact |
+//! | `renewal` | how a conversation begins anew that one end has lost |
+//! | `history`, `carry` | what was said, and what another folder can go on with |
 //! | `saved` | which records all that is kept in |
 
+mod carry;
 mod contact;
 mod core;
 mod entry;
 pub mod event;
+mod history;
 mod incoming;
 mod line;
 mod manage;
@@ -28,6 +32,7 @@ mod moves;
 mod outgoing;
 mod path;
 mod profile;
+mod renewal;
 mod request;
 mod saved;
 mod tempo;
@@ -49,6 +54,7 @@ use self::core::{Core, earlier};
 use self::entry::Entries;
 pub use self::entry::SAMPLED_GUARDS;
 use self::event::{Action, ClientEvent, ContactId, Event, JoinError, MessageId, Options, SendError, Warning};
+pub use self::history::{MAX_HISTORY, MAX_HISTORY_BYTES, Said};
 use self::incoming::SLICE;
 pub use self::incoming::{MAX_EFFORT, QUEUES_PER_DIRECTION, REORDER_WINDOW};
 use self::line::Line;
@@ -182,7 +188,7 @@ impl Session {
         let conversation = self.core.conversation()?;
         let start = self.core.actions.len();
         let id = self.new_contact()?;
-        self.contacts.insert(id, Contact::invite(id, conversation));
+        self.contacts.insert(id, Contact::invite(id, &self.core, conversation));
         self.step(now);
         self.save(now, start);
         Some(id)

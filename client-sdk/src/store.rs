@@ -21,6 +21,7 @@
 //!   copy; a slot that was drawn anew is given out when both copies are synced.
 //! - **One at a time.** A lock that ends with the process, and names it.
 
+mod export;
 mod header;
 mod pages;
 
@@ -43,6 +44,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub use self::export::{read_export, write_export};
 pub use self::header::Cost;
 use self::header::Header;
 use self::pages::{Pages, Slot, page_key};
@@ -70,6 +72,8 @@ const MODE: u32 = 0o600;
 const NONCE_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+/// The record that says that all was carried to another folder.
+const MOVED_NAME: &[u8] = b"moved";
 /// The record that holds [`SCHEMA`].
 const SCHEMA_NAME: &[u8] = b"schema";
 /// Lengths to which a record is padded: a short text, a contact, a sealed box; beyond, multiples of the last.
@@ -110,6 +114,14 @@ pub enum StoreError {
     /// There is one already.
     #[error("{0} holds a client's state already: use it, name another folder, or destroy it by `posta wipe`")]
     Exists(PathBuf),
+    /// It was carried to another folder.
+    #[error(
+        "the state of {0} was moved by `posta export --move`: import that file elsewhere, and destroy this by `posta wipe`"
+    )]
+    Moved(PathBuf),
+    /// A file is no export.
+    #[error("{0} is no export of `posta export`: is it the right file?")]
+    NoExport(PathBuf),
     /// Another process uses it.
     #[error("another program ({holder}) uses the state in {folder}: end it first, or name another folder", folder = .folder.display())]
     Locked {
@@ -260,6 +272,9 @@ impl Store {
         let mut records = store.unseal(&sealed)?;
         let used: BTreeSet<Slot> = store.slots.values().copied().collect();
         store.pages.settle(&used);
+        if records.contains_key(MOVED_NAME) {
+            return Err(StoreError::Moved(folder.to_owned()));
+        }
         store.migrate(&mut records, schema_now, migrations)?;
         store.purge()?;
         Ok((store, records))
@@ -418,6 +433,26 @@ impl Store {
     /// What the system says; it is tried again with the next one.
     pub fn purge(&mut self) -> Result<(), StoreError> {
         Ok(self.pages.purge(&mut self.rng)?)
+    }
+
+    /// Ends this store: everything is elsewhere now. All records are deleted and unreadable when this returns, and it
+    /// can't be opened any more.
+    ///
+    /// # Errors
+    /// What the system says; nothing is changed then, or all.
+    pub fn retire(mut self) -> Result<(), StoreError> {
+        let names = self.slots.keys().map(|hash| (*hash, None)).collect::<Vec<Row>>();
+        let moved = Change { name: MOVED_NAME.to_vec(), value: Some(Zeroizing::new(Vec::new())) };
+        self.apply(&[moved])?;
+        let schema = crypto::keyed_hash(self.names.expose(), SCHEMA_NAME);
+        let rows: Vec<Row> = names.into_iter().filter(|(hash, _)| *hash != schema).collect();
+        self.commit(&rows)?;
+        for (hash, _) in rows {
+            if let Some(slot) = self.slots.remove(&hash) {
+                self.pages.release(slot);
+            }
+        }
+        self.purge()
     }
 
     /// Whether nothing waits for a [`Self::purge`].

@@ -132,6 +132,8 @@ contexts! {
         STORE_NAMES = "posta v1 client store names",
         /// The key of one version of one record, from its slot and the master key.
         STORE_RECORD = "posta v1 client store record",
+        /// The sealing of what is carried from one client's store to another.
+        STORE_EXPORT = "posta v1 client export",
     }
 }
 

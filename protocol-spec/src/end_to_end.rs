@@ -20,7 +20,7 @@ pub use crate::end_to_end::inner::{Inner, InnerKind};
 use crate::error::{Malformed, Misuse, Refused};
 use crate::ids::{Epoch, Hash, RelayId};
 use crate::now::Wall;
-use crate::params::{BOX_CONTENT_LEN, BOX_LEN, BOX_NONCE_LEN, INNER_OVERHEAD, TAG_LEN};
+use crate::params::{BOX_CONTENT_LEN, BOX_LEN, BOX_NONCE_LEN, INNER_OVERHEAD, MAX_KEY_PACKAGE_LEN, TAG_LEN};
 use crate::registry::content as code;
 use crate::secret::Secret;
 
@@ -172,6 +172,17 @@ pub enum Kind {
         /// The application's bytes.
         body: Vec<u8>,
     },
+    /// As a message; its receiver forgets it some time after it was handed on, its sender some time after it was delivered.
+    Fleeting {
+        /// As of a message.
+        number: u64,
+        /// As of a message.
+        expires: Wall,
+        /// That time in seconds.
+        after: u32,
+        /// The application's bytes.
+        body: Vec<u8>,
+    },
     /// The receiver has stored every message up to this number.
     Receipt {
         /// The number.
@@ -179,6 +190,26 @@ pub enum Kind {
     },
     /// Where the joining side reads.
     Queues(Vec<QueueAddress>),
+    /// The writer has lost the conversation and begins it anew, over the same queues.
+    Renewal {
+        /// It has every message of the conversation before up to this number.
+        have: u64,
+        /// It can't join any other conversation, should the reader begin one at the same time.
+        alone: bool,
+        /// As of the queues below.
+        generation: u64,
+        /// Where it reads.
+        queues: Vec<QueueAddress>,
+    },
+    /// As a receipt, with what the reader can begin the conversation anew by.
+    KeyPackage {
+        /// The number.
+        up_to: u64,
+        /// No message below this number will be sent any more: they are delivered, or lost for good.
+        from: u64,
+        /// An MLS key package for this contact alone, at most [`MAX_KEY_PACKAGE_LEN`] bytes.
+        key_package: Vec<u8>,
+    },
     /// Where the writer reads from now on: queues on relays that are gone have been replaced.
     Moved {
         /// Counts the writer's lists up; an older one than known is ignored.
@@ -194,8 +225,11 @@ impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Message { .. } => "Message(..)",
+            Self::Fleeting { .. } => "Fleeting(..)",
             Self::Receipt { .. } => "Receipt(..)",
             Self::Queues(_) => "Queues(..)",
+            Self::Renewal { .. } => "Renewal(..)",
+            Self::KeyPackage { .. } => "KeyPackage(..)",
             Self::Moved { .. } => "Moved(..)",
             Self::Unknown(_) => "Unknown(..)",
         })
@@ -206,6 +240,9 @@ impl fmt::Debug for Kind {
 pub const MAX_CONTENT_LEN: usize = BOX_CONTENT_LEN - INNER_OVERHEAD;
 /// The longest application message that fits one box.
 pub const MAX_MESSAGE_LEN: usize = MAX_CONTENT_LEN - 8 - 32 - 1 - 8 - 8 - 4;
+
+/// The longest one that disappears: its time takes four bytes.
+pub const MAX_FLEETING_LEN: usize = MAX_MESSAGE_LEN - 4;
 
 impl Content {
     /// Encodes the content.
@@ -221,6 +258,13 @@ impl Content {
                 w.u64(expires.0);
                 w.bounded(body);
             }
+            Kind::Fleeting { number, expires, after, body } => {
+                w.u8(code::FLEETING);
+                w.u64(*number);
+                w.u64(expires.0);
+                w.u32(*after);
+                w.bounded(body);
+            }
             Kind::Receipt { up_to } => {
                 w.u8(code::RECEIPT);
                 w.u64(*up_to);
@@ -228,6 +272,19 @@ impl Content {
             Kind::Queues(list) => {
                 w.u8(code::QUEUES);
                 QueueAddress::write_list(list, &mut w);
+            }
+            Kind::Renewal { have, alone, generation, queues } => {
+                w.u8(code::RENEWAL);
+                w.u64(*have);
+                w.bool(*alone);
+                w.u64(*generation);
+                QueueAddress::write_list(queues, &mut w);
+            }
+            Kind::KeyPackage { up_to, from, key_package } => {
+                w.u8(code::KEY_PACKAGE);
+                w.u64(*up_to);
+                w.u64(*from);
+                w.bounded(key_package);
             }
             Kind::Moved { generation, queues } => {
                 w.u8(code::MOVED);
@@ -252,8 +309,25 @@ impl Content {
                 expires: Wall(r.u64("message")?),
                 body: r.bounded(MAX_MESSAGE_LEN, "message")?.to_vec(),
             },
+            code::FLEETING => Kind::Fleeting {
+                number: r.u64("message")?,
+                expires: Wall(r.u64("message")?),
+                after: r.u32("message")?,
+                body: r.bounded(MAX_FLEETING_LEN, "message")?.to_vec(),
+            },
             code::RECEIPT => Kind::Receipt { up_to: r.u64("receipt")? },
             code::QUEUES => Kind::Queues(QueueAddress::read_list(&mut r)?),
+            code::RENEWAL => Kind::Renewal {
+                have: r.u64("renewal")?,
+                alone: r.bool("renewal")?,
+                generation: r.u64("renewal")?,
+                queues: QueueAddress::read_list(&mut r)?,
+            },
+            code::KEY_PACKAGE => Kind::KeyPackage {
+                up_to: r.u64("key package")?,
+                from: r.u64("key package")?,
+                key_package: r.bounded(MAX_KEY_PACKAGE_LEN, "key package")?.to_vec(),
+            },
             code::MOVED => Kind::Moved { generation: r.u64("moved")?, queues: QueueAddress::read_list(&mut r)? },
             n => {
                 r.remainder();
@@ -307,8 +381,11 @@ mod tests {
             || QueueAddress { relay: RelayId([1; 32]), invited: Secret::new([2; 32]), key: Secret::new([3; 32]) };
         for kind in [
             Kind::Message { number: 1, expires: Wall(2), body: vec![3; MAX_MESSAGE_LEN] },
+            Kind::Fleeting { number: 1, expires: Wall(2), after: 3, body: vec![4; MAX_FLEETING_LEN] },
             Kind::Receipt { up_to: 4 },
             Kind::Queues(vec![address(), address()]),
+            Kind::Renewal { have: 5, alone: true, generation: 6, queues: vec![address(), address()] },
+            Kind::KeyPackage { up_to: 6, from: 7, key_package: vec![8; MAX_KEY_PACKAGE_LEN] },
             Kind::Moved { generation: 5, queues: vec![address(), address()] },
             Kind::Unknown(99),
         ] {

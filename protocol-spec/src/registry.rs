@@ -437,6 +437,12 @@ numbers! {
         RECEIPT = 2,
         /// The joining side's queues.
         QUEUES = 3,
+        /// The conversation begins anew, over the same queues.
+        RENEWAL = 4,
+        /// A receipt, and a key package by which the conversation can be begun anew.
+        KEY_PACKAGE = 5,
+        /// A message of the application that both ends forget some time after it was delivered.
+        FLEETING = 6,
         /// The queues that the writer reads from now on.
         MOVED = 8,
     }

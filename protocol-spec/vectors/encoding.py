@@ -32,7 +32,9 @@ ANSWERS = {
     28: "asks:asks",
     200: "operands:hex",
 }
-CONTENTS = {1: "number:u64 expires_ms:u64 body:body", 2: "up_to:u64", 3: "queues:queues", 200: "operands:hex"}
+CONTENTS = {1: "number:u64 expires_ms:u64 body:body", 2: "up_to:u64", 3: "queues:queues", 4: "have:u64 alone:u8 generation:u64 queues:queues",
+            5: "up_to:u64 from:u64 key_package:bounded",
+            6: "number:u64 expires_ms:u64 after_s:u32 body:body", 8: "generation:u64 queues:queues", 200: "operands:hex"}
 
 
 class Mismatch(Exception):
@@ -64,7 +66,7 @@ def encode_queues(queues):
 
 
 WRITERS = {"hex": raw, "u8": u8, "u16": u16, "u32": u32, "u64": u64, "proof": encode_proof, "asks": encode_asks}
-WRITERS |= {"queues": encode_queues, "password": lambda text: bounded(raw(text))}
+WRITERS |= {"queues": encode_queues, "password": lambda text: bounded(raw(text)), "bounded": lambda b: bounded(raw(b))}
 
 
 def encode(layout, fields, stated):

@@ -1,5 +1,7 @@
 //! The commands that do one thing and end.
 
+pub(super) mod carry;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -211,6 +213,11 @@ async fn wait_for(
 
 pub(super) fn rename(folder: &Folder, contact: &str, name: &str) -> Result<(), Ending> {
     folder.change(contact, |session, now, contact| session.rename(now, contact, name))
+}
+
+pub(super) fn disappear(folder: &Folder, contact: &str, seconds: u32) -> Result<(), Ending> {
+    let after = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+    folder.change(contact, |session, now, contact| session.disappear(now, contact, after))
 }
 
 pub(super) fn forget(folder: &Folder, contact: &str) -> Result<(), Ending> {

@@ -178,6 +178,9 @@ impl Talk {
                 );
                 self.say(&json!({ "event": "connected", "code": code }), &line);
             }
+            ClientEvent::Renewed { .. } => {
+                self.say(&json!({ "event": "renewed" }), "The conversation has begun anew: compare the code again.");
+            }
             ClientEvent::JoinFailed { reason, .. } => return Err(reason.into()),
             ClientEvent::Message { number, body, .. } => {
                 let text = String::from_utf8_lossy(&body);
@@ -197,6 +200,8 @@ impl Talk {
             }
             // The call that asked has them.
             ClientEvent::Invitation { .. } | ClientEvent::InviteFailed { .. } | ClientEvent::Pong { .. } => {}
+            // What was printed is not ours to take back.
+            ClientEvent::Disappeared { .. } => {}
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::client::{Client, StartError};
 use crate::driver::Clock;
 use crate::session::Session;
 use crate::session::event::{Action, ContactId, ContactInfo, Options};
-use crate::store::{Store, StoreError};
+use crate::store::{Records, Store, StoreError};
 
 /// Bytes of a passphrase, at most.
 const MAX_PASSPHRASE: u64 = 1024;
@@ -112,6 +112,12 @@ impl Folder {
 
     /// The state and a session that does nothing by itself.
     pub(super) fn session(&self) -> Result<(Store, Session, Now), Ending> {
+        let (store, _, session, now, _) = self.whole()?;
+        Ok((store, session, now))
+    }
+
+    /// Everything that is in the folder.
+    pub(super) fn whole(&self) -> Result<Whole, Ending> {
         let folder = self.path()?;
         if !Store::exists(&folder) {
             return Err(StoreError::Missing(folder).into());
@@ -121,9 +127,12 @@ impl Folder {
         let rng = Box::new(rand::make_rng::<StdRng>());
         let now = Clock::new().now();
         let session = Session::restore(Options::default(), rng, now, &records).map_err(StartError::Records)?;
-        Ok((store, session, now))
+        Ok((store, records, session, now, passphrase))
     }
 }
+
+/// A store, its records, a session of them, the time, and the passphrase.
+pub(super) type Whole = (Store, Records, Session, Now, Zeroizing<String>);
 
 /// The contact of this name or number.
 pub(super) fn find(contacts: &[ContactInfo], wanted: &str) -> Result<ContactId, Ending> {

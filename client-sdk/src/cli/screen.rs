@@ -8,7 +8,8 @@ use posta_protocol::invitation::Link;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::show::{shown, state_name};
-use crate::session::event::{ClientEvent, ContactId, ContactInfo, ContactState, MessageState};
+use crate::session::Said;
+use crate::session::event::{ClientEvent, ContactId, ContactInfo, ContactState, HealthLevel, MessageState};
 
 /// Lines that are kept for one contact; the oldest go.
 const MAX_LINES: usize = 1000;
@@ -27,6 +28,8 @@ pub(super) struct Screen {
     profile: String,
     /// Whether a relay answers, once that is known.
     online: Option<bool>,
+    /// How packets came back lately.
+    health: HealthLevel,
     /// The last thing that concerns no contact alone.
     notice: String,
 }
@@ -42,7 +45,7 @@ struct Entry {
 #[derive(Debug)]
 enum Line {
     Mine { number: u64, text: String, state: MessageState },
-    Theirs(String),
+    Theirs { number: u64, text: String },
     Note(String),
 }
 
@@ -86,7 +89,30 @@ impl Screen {
         let selected = contacts.iter().position(|c| Some(c.id) == at).unwrap_or(0);
         let contacts = contacts.into_iter().map(Entry::new).collect();
         let (input, notice) = (String::new(), String::new());
-        Self { contacts, selected, input, scroll: 0, mode: Mode::Talk, profile, online: None, notice }
+        Self {
+            contacts,
+            selected,
+            input,
+            scroll: 0,
+            mode: Mode::Talk,
+            profile,
+            online: None,
+            health: HealthLevel::Unknown,
+            notice,
+        }
+    }
+
+    /// What was said before, in the order of its time.
+    pub(super) fn recall(&mut self, contact: ContactId, all: Vec<Said>) {
+        let Some(entry) = self.entry(contact) else { return };
+        for said in all {
+            let text = shown(&String::from_utf8_lossy(&said.body));
+            let state = if said.delivered { MessageState::Delivered } else { MessageState::Queued };
+            entry.push(match said.ours {
+                true => Line::Mine { number: said.number, text, state },
+                false => Line::Theirs { number: said.number, text },
+            });
+        }
     }
 
     /// What the client says now of its contacts; lines stay.
@@ -155,11 +181,16 @@ impl Screen {
     pub(super) fn event(&mut self, event: &ClientEvent) -> bool {
         match event {
             ClientEvent::Ready => self.online = Some(true),
-            ClientEvent::Message { contact, body, .. } => {
-                let text = shown(&String::from_utf8_lossy(body));
+            ClientEvent::Health(health) => self.health = health.level,
+            ClientEvent::Message { contact, number, body } => {
+                let (number, text) = (*number, shown(&String::from_utf8_lossy(body)));
                 let selected = self.current().is_some_and(|e| e.info.id == *contact);
                 if let Some(entry) = self.entry(*contact) {
-                    entry.push(Line::Theirs(text));
+                    // The history may have it already, where an earlier run ended before it was read.
+                    let known = |line: &Line| matches!(line, Line::Theirs { number: n, .. } if *n == number);
+                    if !entry.lines.iter().any(known) {
+                        entry.push(Line::Theirs { number, text });
+                    }
                     entry.unread += usize::from(!selected);
                 }
             }
@@ -183,6 +214,19 @@ impl Screen {
                     self.mode = Mode::Talk;
                     self.select(*contact);
                 }
+                return true;
+            }
+            ClientEvent::Disappeared { contact, ours, number } => {
+                if let Some(entry) = self.entry(*contact) {
+                    entry.lines.retain(|line| match line {
+                        Line::Mine { number: n, .. } => !ours || n != number,
+                        Line::Theirs { number: n, .. } => *ours || n != number,
+                        Line::Note(_) => true,
+                    });
+                }
+            }
+            ClientEvent::Renewed { contact } => {
+                self.note(*contact, "the conversation has begun anew: Ctrl-T shows the new code to compare");
                 return true;
             }
             ClientEvent::JoinFailed { contact, reason } => {

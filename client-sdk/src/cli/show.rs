@@ -22,11 +22,12 @@ impl Show {
 
     pub(super) fn contact(self, contact: &ContactInfo) {
         let state = state_name(contact.state);
-        let ContactInfo { id, name, sent, delivered, received, .. } = contact;
+        let ContactInfo { id, name, sent, delivered, received, disappears, .. } = contact;
         let code = contact.code.map(|code| code.to_string());
         let object = json!({
             "event": "contact", "contact": id.0, "name": name, "state": state,
             "sent": sent, "delivered": delivered, "received": received, "code": code,
+            "disappears_s": disappears.map(|d| d.as_secs()),
         });
         let name = if name.is_empty() { "(no name)" } else { name };
         let under_way = sent.saturating_sub(*delivered);
@@ -37,6 +38,9 @@ impl Show {
                 id.0
             ),
         );
+        if let (Some(after), false) = (disappears, self.json) {
+            println!("     messages to it disappear {} s after their delivery", after.as_secs());
+        }
         if let (Some(code), false) = (code, self.json) {
             println!("     compare by another way, to be sure that nobody sits between: {code}");
         }
@@ -57,6 +61,10 @@ impl Show {
             ClientEvent::Connected { contact } => {
                 (json!({ "event": "connected", "contact": contact.0 }), format!("{} is connected.", name(*contact)))
             }
+            ClientEvent::Renewed { contact } => (
+                json!({ "event": "renewed", "contact": contact.0 }),
+                format!("The conversation with {} has begun anew: compare the code again.", name(*contact)),
+            ),
             ClientEvent::JoinFailed { contact, reason } => (
                 json!({ "event": "join-failed", "contact": contact.0, "text": reason.to_string() }),
                 format!("! {}: {reason}", name(*contact)),
@@ -81,6 +89,9 @@ impl Show {
                     MessageState::Delivered => (about("delivered"), format!("  {to}: {} ✓✓ delivered", message.0)),
                     MessageState::Failed { reason } => (about("failed"), format!("  {to}: {} ✗ {reason}", message.0)),
                 }
+            }
+            ClientEvent::Disappeared { contact, ours, number } => {
+                (json!({ "event": "disappeared", "contact": contact.0, "ours": ours, "number": number }), String::new())
             }
             ClientEvent::Pong { round_trip } => {
                 (json!({ "event": "pong", "round_trip_ms": round_trip.as_secs_f64() * 1000.0 }), String::new())
@@ -120,6 +131,7 @@ pub(super) const fn state_name(state: ContactState) -> &'static str {
         ContactState::Invited => "invited",
         ContactState::Joining => "joining",
         ContactState::Connected => "connected",
+        ContactState::Renewing => "renewing",
         ContactState::Failed => "failed",
     }
 }

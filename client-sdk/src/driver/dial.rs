@@ -1,28 +1,18 @@
-//! One link to an entry, from dialling to its end.
+//! One link of a client: packets out at their times, what comes in to the driver.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use posta_link::{LinkPublicKey, LinkSender, Received};
-use posta_protocol::document::Profile;
 use posta_protocol::frame::{Frame, Hello};
 use posta_protocol::ids::RelayId;
 use posta_protocol::packet::Packet;
-use posta_protocol::secret::Secret;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::{Input, Sockets};
-
-/// What goes out over a link.
-pub(super) enum Outgoing {
-    /// At once, or at this time.
-    Packet(Packet, Option<Instant>),
-    Pace(Profile),
-    Attach(Secret<32>),
-}
+use super::{Input, Outgoing, Sockets};
 
 /// One link, from dialling to its end.
 pub(super) struct Dial {

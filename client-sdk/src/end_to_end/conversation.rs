@@ -298,6 +298,12 @@ impl Conversation {
         self.sealed
     }
 
+    /// Whether the two ends have come apart.
+    #[must_use]
+    pub const fn is_apart(&self) -> bool {
+        self.apart
+    }
+
     /// The two ends have come apart: no more turns. Returns whether that is news.
     pub fn came_apart(&mut self) -> bool {
         self.changed |= !self.apart;

@@ -1,5 +1,6 @@
 //! A contact: an invitation given or followed, then a queue list in each direction.
 
+mod renewal;
 mod saved;
 
 use std::time::Duration;
@@ -17,11 +18,14 @@ use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
 use super::event::{ClientEvent, ContactId, ContactInfo, ContactState, JoinFailure, MessageId, NotAdmitted, SendError};
+use super::history::{History, Said as Line};
 use super::incoming::{Incoming, Said};
 use super::outgoing::{Outgoing, Progress};
+use super::renewal::Renewal;
 use super::request::{Purpose, RequestId, Task};
 use crate::end_to_end::{Conversation, VerificationCode};
 
+use self::renewal::Renewing;
 pub(crate) use self::saved::MAX_NAME;
 /// How long a client tries to reach either relay of a link.
 pub const JOIN_PATIENCE: Duration = Duration::from_secs(60);
@@ -58,6 +62,8 @@ enum Stage {
     Inviting(Inviting),
     Joining(Box<Joining>),
     Connected,
+    /// Connected, but that the conversation begins anew.
+    Renewing(Renewing),
     Failed,
 }
 
@@ -70,17 +76,37 @@ pub(crate) struct Contact {
     conversation: Conversation,
     incoming: Incoming,
     outgoing: Outgoing,
+    renewal: Renewal,
+    history: History,
+    /// Seconds after which messages to it are forgotten at both ends, once they are delivered; 0 for not at all.
+    fleeting: u32,
 }
 
 impl Contact {
     /// A contact that will follow an invitation of ours.
-    pub(crate) fn invite(id: ContactId, conversation: Conversation) -> Self {
+    pub(crate) fn invite(id: ContactId, core: &Core, conversation: Conversation) -> Self {
         let stage = Stage::Inviting(Inviting { offer: None, blobs: Vec::new(), emitted: false });
-        Self::new(id, stage, conversation, Incoming::new(id))
+        Self::new(id, core, stage, conversation, Incoming::new(id))
     }
 
-    fn new(id: ContactId, stage: Stage, conversation: Conversation, incoming: Incoming) -> Self {
-        Self { id, name: String::new(), stage, conversation, incoming, outgoing: Outgoing::new(id) }
+    fn new(id: ContactId, core: &Core, stage: Stage, conversation: Conversation, incoming: Incoming) -> Self {
+        let (outgoing, history) = (Outgoing::new(id), History::new(core.options.history));
+        let (name, renewal) = (String::new(), Renewal::default());
+        Self { id, name, stage, conversation, incoming, outgoing, renewal, history, fleeting: 0 }
+    }
+
+    /// Messages from now on are forgotten after so many seconds, 0 for not at all.
+    pub(crate) const fn disappear(&mut self, after: u32) {
+        self.fleeting = after;
+    }
+
+    /// What was said, as far as it is kept.
+    pub(crate) fn said(&self) -> Vec<Line> {
+        self.history.list()
+    }
+
+    pub(crate) fn clear_history(&mut self) {
+        self.history.clear();
     }
 
     /// A contact whose invitation we follow; `relays` are those that its link may mean.
@@ -100,7 +126,7 @@ impl Contact {
         let mut incoming = Incoming::new(id);
         // The inviter knows where to write from us; nothing of the kind comes from it.
         incoming.introduced = true;
-        Self::new(id, Stage::Joining(Box::new(joining)), conversation, incoming)
+        Self::new(id, core, Stage::Joining(Box::new(joining)), conversation, incoming)
     }
 
     pub(crate) fn is_failed(&self) -> bool {
@@ -112,16 +138,22 @@ impl Contact {
             Stage::Inviting(_) => ContactState::Invited,
             Stage::Joining(_) => ContactState::Joining,
             Stage::Connected => ContactState::Connected,
+            Stage::Renewing(_) => ContactState::Renewing,
             Stage::Failed => ContactState::Failed,
         };
         let (sent, delivered) = self.outgoing.counts();
         let (name, received) = (self.name.clone(), self.incoming.delivered);
-        ContactInfo { id: self.id, name, state, sent, delivered, received, code: self.code() }
+        let disappears = (self.fleeting > 0).then(|| Duration::from_secs(self.fleeting.into()));
+        ContactInfo { id: self.id, name, state, sent, delivered, received, code: self.code(), disappears }
     }
 
     pub(crate) fn send(&mut self, core: &mut Core, now: Now, body: Vec<u8>) -> Result<MessageId, SendError> {
         match self.stage {
-            Stage::Connected => self.outgoing.send(core, now, &mut self.conversation, body),
+            Stage::Connected => {
+                let body = (self.fleeting, body);
+                self.outgoing.send(core, now, &mut self.conversation, &mut self.history, body)
+            }
+            Stage::Renewing(_) => Err(SendError::Renewing),
             _ => Err(SendError::NotConnected),
         }
     }
@@ -149,23 +181,30 @@ impl Contact {
         if matches!(self.stage, Stage::Failed) {
             return;
         }
+        for (ours, number) in self.history.expire(now.wall) {
+            core.emit(ClientEvent::Disappeared { contact: self.id, ours, number });
+        }
+        self.mend(core, now);
         self.set_up(core, now);
+        if self.is_imported() || self.is_failed() {
+            return;
+        }
         if let Some(reason) = self.incoming.shut() {
             return self.not_admitted(core, reason);
         }
         let receipt = self.incoming.step(core, now);
         // A turn carries the newest receipt.
-        if !self.outgoing.turn(core, now, &mut self.conversation, self.incoming.delivered)
+        if !self.outgoing.turn(core, now, &mut self.conversation, &mut self.renewal, self.incoming.delivered)
             && let Some(up_to) = receipt
         {
             self.outgoing.acknowledge(core, now, &mut self.conversation, up_to);
         }
+        self.incoming.watch_early(now, &mut self.conversation);
         if matches!(self.stage, Stage::Connected)
             && let Some(list) = self.incoming.replace(core, now, &self.outgoing.relays())
         {
             self.outgoing.announce(core, now, &mut self.conversation, list);
         }
-        self.incoming.watch_early(core, now, &mut self.conversation);
         self.outgoing.release(core, now);
         self.outgoing.expire(core, now);
         self.outgoing.look_for_missing(core, now);
@@ -173,6 +212,9 @@ impl Contact {
 
     /// Carries invitations on.
     fn set_up(&mut self, core: &mut Core, now: Now) {
+        if let Stage::Renewing(Renewing { begun: false, imported }) = self.stage {
+            return self.begin_anew(core, now, imported);
+        }
         match &mut self.stage {
             Stage::Inviting(inviting) => {
                 self.incoming.create(core, now, &[]);
@@ -220,7 +262,7 @@ impl Contact {
                 self.stage = Stage::Failed;
                 core.emit(ClientEvent::InviteFailed { contact: self.id, reason });
             }
-            Stage::Connected | Stage::Failed => {}
+            Stage::Connected | Stage::Renewing(_) | Stage::Failed => {}
         }
     }
 
@@ -240,10 +282,23 @@ impl Contact {
             Task::BlobGet(i) => self.blob_got(core, now, i, body),
             Task::BlobDelete => {}
         }
+        for (number, after, body) in self.incoming.take_handed() {
+            self.history.handed_on(number, now.wall, after, body);
+        }
         for said in self.incoming.take_said() {
             match said {
-                Said::Receipt(up_to) => self.outgoing.receipt(core, now, &mut self.conversation, up_to),
+                Said::Receipt(up_to) => self.receipt(core, now, up_to),
                 Said::Queues(list) => self.joined(core, now, list),
+                Said::KeyPackage { up_to, from, key_package } => {
+                    if matches!(self.stage, Stage::Renewing(_)) {
+                        self.renewal.forget();
+                        self.renewed(core, now, (up_to, from));
+                    } else {
+                        self.receipt(core, now, up_to);
+                    }
+                    self.renewal.hold(key_package);
+                }
+                Said::Welcome(place, inner) => self.welcomed(core, now, place, &inner),
                 Said::Moved(generation, list) => self.moved(core, now, generation, list),
             }
         }
@@ -256,6 +311,13 @@ impl Contact {
                 Progress::Taken => self.fail(core, JoinFailure::Used),
                 Progress::Nothing => {}
             }
+        }
+    }
+
+    fn receipt(&mut self, core: &mut Core, now: Now, up_to: u64) {
+        // One that begins anew doesn't know its own numbers until the contact has said them.
+        if !matches!(self.stage, Stage::Renewing(_)) {
+            self.outgoing.receipt(core, now, &mut self.conversation, &mut self.history, up_to);
         }
     }
 
@@ -378,10 +440,12 @@ impl Contact {
     /// When something is due next.
     pub(crate) fn next_due(&self, now: Now, reading: bool, covered: bool) -> Option<Mono> {
         let due = match &self.stage {
-            Stage::Failed => return None,
+            Stage::Failed | Stage::Renewing(Renewing { begun: false, .. }) => return None,
             Stage::Joining(joining) if !joining.opened => Some(joining.until),
             _ => None,
         };
+        let due = earlier(due, self.history.next_expiry().map(|at| now.mono + at.since(now.wall)));
+        let due = earlier(due, self.mend_due());
         earlier(due, earlier(self.incoming.next_due(reading, covered), self.outgoing.next_due(now, &self.conversation)))
     }
 }

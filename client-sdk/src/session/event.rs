@@ -72,11 +72,18 @@ pub struct Options {
     pub replace: Duration,
     /// What seals conversations: MLS, but in simulations. Both ends must have the same.
     pub scheme: Scheme,
+    /// Messages each way that are kept for a contact once they are delivered, at most
+    /// [`MAX_HISTORY`](super::MAX_HISTORY); 0 for none. They are also what can be sent again to a contact who has lost them.
+    pub history: usize,
 }
+
+/// Messages each way that are kept for a contact, unless it is said otherwise.
+const HISTORY: usize = 256;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { profile: Profile::Fast, expiry: DEFAULT_MESSAGE_TTL, replace: REPLACE_AFTER, scheme: Scheme::Mls }
+        let (expiry, replace, history) = (DEFAULT_MESSAGE_TTL, REPLACE_AFTER, HISTORY);
+        Self { profile: Profile::Fast, expiry, replace, scheme: Scheme::Mls, history }
     }
 }
 
@@ -98,6 +105,8 @@ pub enum ContactState {
     Joining,
     /// Messages can be sent.
     Connected,
+    /// This end has lost the conversation, and begins it anew: messages can be sent when the contact has answered.
+    Renewing,
     /// Nothing came of it.
     Failed,
 }
@@ -119,6 +128,8 @@ pub struct ContactInfo {
     pub received: u64,
     /// What both people can compare; none before both have joined.
     pub code: Option<VerificationCode>,
+    /// How long after their delivery messages to it are forgotten, at both ends; none if they are not.
+    pub disappears: Option<Duration>,
 }
 
 /// A place in the events of a client: everything up to it. Numbers never come back, not after a crash either, so an
@@ -234,6 +245,12 @@ pub enum ClientEvent {
         /// Which one.
         contact: ContactId,
     },
+    /// The conversation with a contact has begun anew, because one end had lost it. Nothing is missing that was not told.
+    /// Both have new keys, so the verification code is another one.
+    Renewed {
+        /// Which one.
+        contact: ContactId,
+    },
     /// Joining by a link came to nothing.
     JoinFailed {
         /// Which contact it would have been.
@@ -259,6 +276,15 @@ pub enum ClientEvent {
         /// Its state.
         state: MessageState,
     },
+    /// A message was to disappear, and is forgotten: whoever shows it takes it away now.
+    Disappeared {
+        /// Whose conversation it was in.
+        contact: ContactId,
+        /// Whether it was ours.
+        ours: bool,
+        /// Its number.
+        number: u64,
+    },
     /// An answer to [`super::Session::ping`].
     Pong {
         /// Time from the asking to the answer, retries included.
@@ -277,9 +303,11 @@ impl fmt::Debug for ClientEvent {
             Self::Invitation { contact, .. } => write!(f, "Invitation({contact:?}, ..)"),
             Self::InviteFailed { contact, reason } => write!(f, "InviteFailed({contact:?}, {reason:?})"),
             Self::Connected { contact } => write!(f, "Connected({contact:?})"),
+            Self::Renewed { contact } => write!(f, "Renewed({contact:?})"),
             Self::JoinFailed { contact, reason } => write!(f, "JoinFailed({contact:?}, {reason:?})"),
             Self::Message { contact, number, .. } => write!(f, "Message({contact:?}, {number}, ..)"),
             Self::State { contact, message, state } => write!(f, "State({contact:?}, {message:?}, {state:?})"),
+            Self::Disappeared { contact, ours, number } => write!(f, "Disappeared({contact:?}, {ours}, {number})"),
             Self::Pong { round_trip } => write!(f, "Pong({round_trip:?})"),
             Self::Health(health) => write!(f, "Health({health:?})"),
             Self::Warning(warning) => write!(f, "Warning({warning:?})"),
@@ -393,6 +421,17 @@ pub enum Warning {
         /// The contact.
         contact: ContactId,
     },
+    /// Messages of a contact can't be had any more: they were given to an incarnation of ours that is gone, and the
+    /// contact doesn't keep them.
+    #[error(
+        "{missing} messages of this contact are lost: only the state that was lost had them; ask for what you miss"
+    )]
+    Missing {
+        /// The contact.
+        contact: ContactId,
+        /// How many.
+        missing: u64,
+    },
     /// The newest list of relays is well signed, and was refused; the one before is used until it expires.
     #[error("the newest list of relays was refused: {0}")]
     Refused(WrongLayers),
@@ -476,6 +515,9 @@ pub enum SendError {
     /// The contact hasn't joined yet.
     #[error("this contact is not connected yet: wait until the invitation was followed")]
     NotConnected,
+    /// The conversation begins anew.
+    #[error("the conversation with this contact begins anew: wait until the contact's program has answered")]
+    Renewing,
     /// The message doesn't fit one packet.
     #[error("the message is {got} bytes long, at most {max} fit")]
     TooLong {

@@ -6,6 +6,7 @@
 mod admission;
 mod boxes;
 mod queue;
+mod renewal;
 mod saved;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use posta_protocol::answer::Body;
 use posta_protocol::command::{Command, WriterCapability};
-use posta_protocol::end_to_end::QueueAddress;
+use posta_protocol::end_to_end::{Inner, QueueAddress};
 use posta_protocol::ids::{KeyEpoch, RelayId, SurbId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::params::{MAX_QUEUE_SURBS, MAX_SUBSCRIBE_SURBS};
@@ -46,6 +47,8 @@ const MOVE_AFTER: u32 = 2;
 
 struct Waiting {
     expires: Wall,
+    /// Seconds after which it is forgotten, 0 for not at all.
+    after: u32,
     body: Vec<u8>,
 }
 
@@ -66,6 +69,10 @@ pub(crate) struct Incoming {
     early_since: Option<Mono>,
     /// What boxes have said, for the contact to take.
     said: Vec<Said>,
+    /// What was handed on, for the history.
+    handed: Vec<(u64, u32, Vec<u8>)>,
+    /// Whether the two ends were found to have come apart.
+    apart: bool,
     gap: Option<(Mono, u32)>,
     boxes_since_poll: u32,
     receipt_due: Option<Mono>,
@@ -81,6 +88,10 @@ pub(crate) enum Said {
     Receipt(u64),
     /// Where to write.
     Queues(Vec<QueueAddress>),
+    /// As a receipt; below `from`, nothing will come; and a key package of the contact's.
+    KeyPackage { up_to: u64, from: u64, key_package: Vec<u8> },
+    /// At this place, a welcome although there is a conversation.
+    Welcome((usize, u64), Inner),
     /// Where to write from now on.
     Moved(u64, Vec<QueueAddress>),
 }
@@ -98,6 +109,8 @@ impl Incoming {
             early: BTreeMap::new(),
             early_since: None,
             said: Vec::new(),
+            handed: Vec::new(),
+            apart: false,
             gap: None,
             boxes_since_poll: 0,
             receipt_due: None,
@@ -457,6 +470,9 @@ impl Incoming {
             self.delivered += 1;
             if waiting.expires > now.wall {
                 let (contact, number) = (self.contact, self.delivered);
+                if core.options.history > 0 {
+                    self.handed.push((number, waiting.after, waiting.body.clone()));
+                }
                 core.emit(ClientEvent::Message { contact, number, body: waiting.body });
             }
         }

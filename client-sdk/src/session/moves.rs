@@ -109,7 +109,29 @@ impl Moves {
     }
 }
 
+impl Moves {
+    /// The contact's list, as a conversation begins anew: followed, whatever was heard before.
+    pub(crate) const fn hear(&mut self, generation: u64) {
+        self.heard = generation;
+    }
+}
+
+/// The generations of lists go on so far beyond those that are known, after an import.
+const LEAP: u64 = 1 << 16;
+
 impl Incoming {
+    /// Where we read, for a conversation that begins anew.
+    pub(crate) fn list_anew(&mut self, imported: bool) -> (u64, Vec<QueueAddress>) {
+        self.moves.generation += if imported { LEAP } else { 1 };
+        (self.moves.generation, self.working_addresses())
+    }
+
+    /// The contact may have forgotten our list, or may never have known it.
+    pub(crate) fn say_list_again(&mut self) {
+        self.queues.iter_mut().for_each(|q| q.heard = false);
+        (self.moves.untold, self.moves.tell) = (true, None);
+    }
+
     /// Looks for queues that are gone, and replaces those whose time has come. `others`: relays that the contact reads at.
     /// Returns the list to tell the contact, when it is to be told.
     pub(crate) fn replace(

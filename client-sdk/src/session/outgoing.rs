@@ -4,7 +4,9 @@
 //! A sealed box is kept and sent again byte for byte until the relay says that it is on disk, for the relay takes one
 //! number for one content only. A message is kept until the contact's receipt.
 
+mod lost;
 mod moved;
+mod renewal;
 mod saved;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use posta_protocol::answer::Body;
 use posta_protocol::command::{Command, WriterCapability};
-use posta_protocol::end_to_end::{Content, Kind, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
+use posta_protocol::end_to_end::{Content, Kind, MAX_FLEETING_LEN, MAX_MESSAGE_LEN, QueueAddress, QueueKey};
 use posta_protocol::ids::RelayId;
 use posta_protocol::now::{Mono, Now, Wall};
 pub use posta_protocol::params::SEND_WINDOW;
@@ -23,8 +25,10 @@ use posta_protocol::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::core::{Core, earlier};
-use super::event::{ClientEvent, ContactId, Direction, Failure, MessageId, MessageState, SendError, Warning};
+use super::event::{ClientEvent, ContactId, Failure, MessageId, MessageState, SendError};
+use super::history::History;
 use super::line::exponential;
+use super::renewal::Renewal;
 use super::request::{Purpose, RequestId, Task};
 use crate::end_to_end::{Conversation, Founded, Turn};
 
@@ -100,18 +104,23 @@ struct OutQueue {
 
 struct Message {
     expires: Wall,
-    /// The inside of its boxes. What it says is not kept: its key is gone.
-    inner: Arc<[u8]>,
+    /// The inside of its boxes, if it is sealed in the conversation as it stands. What it says is with the history.
+    inner: Option<Arc<[u8]>>,
     /// The epoch in which it was sealed, and how many contents were before.
     epoch: u64,
     sealed: u64,
     stored: usize,
-    failed: bool,
+    /// Whether nothing more is told of it: it has failed, or was delivered once before.
+    quiet: bool,
 }
 
 /// One direction of a contact: from us.
 pub(crate) struct Outgoing {
     contact: ContactId,
+    /// How often the conversation has begun anew: records of one generation are not those of another.
+    generation: u8,
+    /// Whether a relay's word shows that this end was set back to an older state.
+    pub(crate) set_back: bool,
     queues: Vec<OutQueue>,
     next_number: u64,
     messages: BTreeMap<u64, Message>,
@@ -143,6 +152,8 @@ impl Outgoing {
     pub(crate) fn new(contact: ContactId) -> Self {
         Self {
             contact,
+            generation: 0,
+            set_back: false,
             queues: Vec::new(),
             next_number: 1,
             messages: BTreeMap::new(),
@@ -164,6 +175,11 @@ impl Outgoing {
         (self.next_number - 1, self.delivered)
     }
 
+    /// How often the conversation has begun anew.
+    pub(crate) const fn generation(&self) -> u8 {
+        self.generation
+    }
+
     pub(crate) fn relays(&self) -> Vec<RelayId> {
         self.queues.iter().map(|q| q.relay).collect()
     }
@@ -174,20 +190,6 @@ impl Outgoing {
             self.queues.push(OutQueue::new(core, founded, address));
             self.secure(core, now, self.queues.len() - 1);
         }
-    }
-
-    /// Says in every queue where the contact can write, before anything else.
-    pub(crate) fn introduce(
-        &mut self,
-        core: &mut Core,
-        now: Now,
-        conversation: &mut Conversation,
-        (welcome, addresses): (Vec<u8>, Vec<QueueAddress>),
-    ) {
-        let content = content(core, Kind::Queues(addresses));
-        self.introduction = conversation.introduce(welcome, &content).ok();
-        self.queues.iter_mut().for_each(|q| q.introduce = true);
-        self.fill(core, now);
     }
 
     fn purpose(&self, task: Task) -> Purpose {
@@ -240,30 +242,40 @@ impl Outgoing {
         core: &mut Core,
         now: Now,
         conversation: &mut Conversation,
-        body: Vec<u8>,
+        history: &mut History,
+        (after, body): (u32, Vec<u8>),
     ) -> Result<MessageId, SendError> {
-        if body.len() > MAX_MESSAGE_LEN {
-            return Err(SendError::TooLong { got: body.len(), max: MAX_MESSAGE_LEN });
+        let max = if after > 0 { MAX_FLEETING_LEN } else { MAX_MESSAGE_LEN };
+        if body.len() > max {
+            return Err(SendError::TooLong { got: body.len(), max });
         }
         if self.messages.len() >= OUTBOX {
             return Err(SendError::OutboxFull);
         }
         let number = self.next_number;
         let expires = now.wall + core.options.expiry;
-        let content = content(core, Kind::Message { number, expires, body });
+        let content = content(core, renewal::application(number, expires, after, body.clone()));
         let (epoch, sealed) = (conversation.epoch(), conversation.sealed());
         let inner = conversation.seal(now.mono, number, &content).map_err(|_| SendError::NotSealed)?;
         self.next_number += 1;
-        self.messages.insert(number, Message { expires, inner, epoch, sealed, stored: 0, failed: false });
+        history.sent(number, now.wall, after, body);
+        let message = Message { inner: Some(inner), epoch, sealed, ..Message::unsealed(expires, false) };
+        self.messages.insert(number, message);
         // One relay has it at once; the copies follow at times of their own, so that relays that work together can't pair
         // the queues of a contact by their arrivals.
         let works = |q: &OutQueue| q.state == State::Secured && !core.requests.is_silent(&q.relay);
         let first = self.queues.iter().position(works);
         let mean = COPY_DELAY.max(core.requests.tempo.slot * 2);
         for (index, queue) in self.queues.iter_mut().enumerate().filter(|(_, q)| q.state != State::Lost) {
-            let at_once = first.is_none_or(|first| first == index);
-            let wait = if at_once { Duration::ZERO } else { exponential(mean, &mut core.rng) };
-            queue.waiting.push_back((number, now.mono + wait));
+            let due = if first.is_none_or(|first| first == index) {
+                queue.waiting.iter_mut().for_each(|(_, at)| *at = now.mono);
+                now.mono
+            } else {
+                // Never before an earlier one: a reader passes over what lies before a message that it has.
+                let last = queue.waiting.back().map_or(now.mono, |(_, at)| *at);
+                last.max(now.mono + exponential(mean, &mut core.rng))
+            };
+            queue.waiting.push_back((number, due));
         }
         self.fill(core, now);
         Ok(MessageId(number))
@@ -285,7 +297,15 @@ impl Outgoing {
     }
 
     /// Makes a turn if one is due: a commit and a receipt, in every queue. Returns whether it did.
-    pub(crate) fn turn(&mut self, core: &mut Core, now: Now, conversation: &mut Conversation, up_to: u64) -> bool {
+    pub(crate) fn turn(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        conversation: &mut Conversation,
+        renewal: &mut Renewal,
+        up_to: u64,
+    ) -> bool {
+        renewal.followed(conversation.peer_epoch(), now);
         if self.turn.as_ref().is_some_and(|turn| conversation.peer_epoch() >= turn.epoch) {
             self.turn = None;
             self.queues.iter_mut().for_each(|q| q.turn = false);
@@ -300,12 +320,17 @@ impl Outgoing {
         if self.turn_due(conversation).is_none_or(|at| at > now.mono) {
             return false;
         }
-        let content = content(core, Kind::Receipt { up_to });
-        let Ok(turn) = conversation.turn(now.mono, &content) else {
+        let kind = renewal.load(core, now, up_to, self.delivered + 1);
+        let rides = matches!(kind, Kind::KeyPackage { .. });
+        let said = content(core, kind);
+        let Ok(turn) = conversation.turn(now.mono, &said) else {
             // It would fail again and again.
             conversation.came_apart();
             return false;
         };
+        if rides {
+            renewal.ride(turn.epoch);
+        }
         (self.turn, self.receipt) = (Some(turn), None);
         for queue in self.queues.iter_mut().filter(|q| q.state != State::Lost) {
             (queue.turn, queue.receipt) = (true, false);
@@ -335,7 +360,7 @@ impl Outgoing {
                     What::Moved => self.moved.as_ref(),
                     What::Turn => self.turn.as_ref().map(|turn| &turn.bytes),
                     What::Receipt => self.receipt.as_ref().map(|(_, inner)| inner),
-                    What::Message(number) => self.messages.get(&number).map(|m| &m.inner),
+                    What::Message(number) => self.messages.get(&number).and_then(|m| m.inner.as_ref()),
                 };
                 let Some(inner) = inner else { continue };
                 let Some(queue) = self.queues.get_mut(index) else { return };
@@ -348,7 +373,7 @@ impl Outgoing {
                 self.put(core, now, index, sequence);
             }
             if let Some(queue) = self.queues.get_mut(index) {
-                queue.next_release = queue.waiting.iter().map(|(_, at)| *at).filter(|at| *at > now.mono).min();
+                queue.next_release = queue.waiting.front().map(|(_, at)| *at).filter(|at| *at > now.mono);
             }
         }
     }
@@ -372,8 +397,8 @@ impl Outgoing {
         if std::mem::take(&mut queue.moved) {
             return Some(What::Moved);
         }
-        let due = queue.waiting.iter().position(|(_, at)| *at <= now)?;
-        queue.waiting.remove(due).map(|(number, _)| What::Message(number))
+        queue.waiting.front().filter(|(_, at)| *at <= now)?;
+        queue.waiting.pop_front().map(|(number, _)| What::Message(number))
     }
 
     /// Sends copies whose time has come.
@@ -416,11 +441,19 @@ impl Outgoing {
         // The reader has acknowledged a later number: it has this message from another queue and wants no copy of it.
         // Nothing more is to be done here, and nothing was stored.
         let passed_over = *body == Body::Refused(code::OUT_OF_WINDOW);
+        let beaten = passed_over || *body == Body::Refused(code::CONFLICT);
+        if beaten && self.generation > 0 && sealed.what == What::Introduction {
+            self.leap(core, now, index, sequence);
+            return Progress::Nothing;
+        }
         if *body != Body::Ok && !passed_over {
             if *body == Body::Refused(code::BAD_CAPABILITY) && !std::mem::replace(&mut queue.secured_again, true) {
                 queue.call_back(core);
                 queue.restored = true;
                 self.secure(core, now, index);
+            } else if *body == Body::Refused(code::CONFLICT) {
+                // Something else is there under this number: a run that this one knows nothing of has written it.
+                self.set_back = true;
             } else if queue.state == State::Secured {
                 self.lose(core, index);
             }
@@ -441,7 +474,7 @@ impl Outgoing {
             let n = self.queues.len();
             if let Some(message) = self.messages.get_mut(&number) {
                 message.stored += 1;
-                if !message.failed {
+                if !message.quiet {
                     let state = MessageState::Stored { k: message.stored, n };
                     core.emit(ClientEvent::State { contact: self.contact, message: MessageId(number), state });
                 }
@@ -485,17 +518,15 @@ impl Outgoing {
     }
 
     /// The contact has everything up to a number.
-    pub(crate) fn receipt(&mut self, core: &mut Core, now: Now, conversation: &mut Conversation, up_to: u64) {
-        let up_to = up_to.min(self.next_number - 1);
-        while self.delivered < up_to {
-            self.delivered += 1;
-            if let Some(message) = self.messages.remove(&self.delivered)
-                && !message.failed
-            {
-                let (contact, message) = (self.contact, MessageId(self.delivered));
-                core.emit(ClientEvent::State { contact, message, state: MessageState::Delivered });
-            }
-        }
+    pub(crate) fn receipt(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        conversation: &mut Conversation,
+        history: &mut History,
+        up_to: u64,
+    ) {
+        self.settle(core, now, up_to.min(self.next_number - 1), history);
         let delivered = self.delivered;
         for index in 0..self.queues.len() {
             if let Some(queue) = self.queues.get_mut(index) {
@@ -509,54 +540,11 @@ impl Outgoing {
         self.fill(core, now);
     }
 
-    /// A relay's store is another than before: everything undelivered is put there again, and the last receipt.
-    pub(crate) fn restored(&mut self, core: &mut Core, now: Now, relay: RelayId) {
-        for index in 0..self.queues.len() {
-            let Some(queue) = self.queues.get_mut(index).filter(|q| q.relay == relay && q.state == State::Secured)
-            else {
-                continue;
-            };
-            queue.call_back(core);
-            queue.restored = true;
-            queue.receipt = self.receipt.is_some();
-            for sealed in queue.boxes.values_mut() {
-                if std::mem::take(&mut sealed.confirmed)
-                    && let What::Message(number) = sealed.what
-                    && let Some(message) = self.messages.get_mut(&number)
-                {
-                    message.stored = message.stored.saturating_sub(1);
-                }
-            }
-            self.secure(core, now, index);
-        }
-    }
-
-    fn lose(&mut self, core: &mut Core, index: usize) {
-        let Some(queue) = self.queues.get_mut(index).filter(|q| q.state != State::Lost) else { return };
-        queue.state = State::Lost;
-        let requests = queue.boxes.values_mut().filter_map(|b| b.request.take()).chain(queue.secure.take());
-        requests.for_each(|id| core.requests.cancel(id));
-        queue.boxes.clear();
-        queue.waiting.clear();
-        let left = self.queues.iter().filter(|q| q.state != State::Lost).count();
-        let warning = Warning::QueueLost { contact: self.contact, direction: Direction::Outgoing, left };
-        core.emit(ClientEvent::Warning(warning));
-    }
-
-    /// Gives everything up.
-    pub(crate) fn abandon(&mut self, core: &mut Core) {
-        for queue in &mut self.queues {
-            let requests = queue.boxes.values_mut().filter_map(|b| b.request.take()).chain(queue.secure.take());
-            requests.for_each(|id| core.requests.cancel(id));
-        }
-        self.queues.clear();
-    }
-
     /// Messages whose time is over have failed. They are still sent: the receiver counts them, and drops them unread.
     pub(crate) fn expire(&mut self, core: &mut Core, now: Now) {
         let contact = self.contact;
-        for (number, message) in self.messages.iter_mut().filter(|(_, m)| !m.failed && m.expires <= now.wall) {
-            message.failed = true;
+        for (number, message) in self.messages.iter_mut().filter(|(_, m)| !m.quiet && m.expires <= now.wall) {
+            message.quiet = true;
             let state = MessageState::Failed { reason: Failure::Expired };
             core.emit(ClientEvent::State { contact, message: MessageId(*number), state });
         }
@@ -564,7 +552,7 @@ impl Outgoing {
 
     /// When something is due next.
     pub(crate) fn next_due(&self, now: Now, conversation: &Conversation) -> Option<Mono> {
-        let next = self.messages.values().filter(|m| !m.failed).map(|m| m.expires).min();
+        let next = self.messages.values().filter(|m| !m.quiet).map(|m| m.expires).min();
         let asked = |q: &OutQueue| q.missing.filter(|_| q.state == State::Invited && q.secure.is_none());
         let missing = self.queues.iter().filter_map(asked).map(|(at, _)| at).min();
         let due = earlier(next.map(|at| now.mono + at.since(now.wall)), missing);

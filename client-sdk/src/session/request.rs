@@ -305,7 +305,10 @@ impl Core {
                 let silence = self.requests.silence.entry(relay).or_insert(0);
                 *silence = silence.saturating_add(1);
                 if let Some((route, entry)) = last {
-                    let judges = judges && !self.requests.is_silent(&relay);
+                    // A silent relay's own fault; but not while nothing else is answered either.
+                    let others = self.requests.tempo.max_timeout * 4;
+                    let answered = self.requests.answered_at.is_some_and(|at| now.mono.since(at) < others);
+                    let judges = judges && !(answered && self.requests.is_silent(&relay));
                     self.measure.note(entry, false, judges);
                     if !self.requests.is_silent(&relay) {
                         self.health.failed(&route, now.mono);

@@ -30,6 +30,8 @@ use zeroize::Zeroizing;
 
 use super::contact::Contact;
 use super::event::{Action, ClientEvent, ContactId, EventCursor, Options};
+use super::history::History;
+use super::renewal::Renewal;
 use super::{Session, SessionRng};
 use crate::end_to_end::Conversation;
 use crate::store::{Change, Records};
@@ -45,42 +47,55 @@ pub const MAX_UNCOMMITTED: usize = 4096;
 /// Uncommitted events of a store, at most.
 const MAX_EVENTS: usize = 16 * MAX_UNCOMMITTED;
 
-const SESSION: &[u8] = b"s";
-const GUARDS: &[u8] = b"g";
+pub(super) const SESSION: &[u8] = b"s";
+pub(super) const GUARDS: &[u8] = b"g";
 const LINE: &[u8] = b"l";
 const RELAYS: &[u8] = b"i";
-const EVENT: u8 = b'e';
-const CONTACT: u8 = b'c';
+pub(super) const EVENT: u8 = b'e';
+pub(super) const CONTACT: u8 = b'c';
 const END_TO_END: u8 = b'x';
 const MESSAGE: u8 = b'm';
 const BOX: u8 = b'b';
 const OVERTAKEN: u8 = b'r';
 const INSIDE: u8 = b'h';
-const MOVES: u8 = b'q';
 const EARLY: u8 = b'y';
+const HELD: u8 = b'k';
+const SPARE: u8 = b'w';
+const SAID: u8 = b'd';
+pub(super) const MOVES: u8 = b'q';
 /// The layout of each record.
 const VERSION: u8 = 1;
 
 /// Large parts of a contact, which are written once and deleted: each has a record of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
-    Message(u64),
+    /// What a message is sealed as, by generation and number.
+    Message(u8, u64),
     Box(u8, u64),
     Overtaken(u64),
     /// The inside of boxes that carry no message, by kind and number.
     Inside(u8, u64),
     /// A box that has come before what it needs, by queue and number.
     Early(u8, u64),
+    /// The contact's key package.
+    Held(u64),
+    /// A conversation that waits for its welcome.
+    Spare(u64),
+    /// A message of the history, by kind and number.
+    Said(u8, u64),
 }
 
 impl Part {
-    fn name(self, contact: ContactId) -> Vec<u8> {
+    pub(super) fn name(self, contact: ContactId) -> Vec<u8> {
         let (kind, index, number) = match self {
-            Self::Message(number) => (MESSAGE, 0, number),
+            Self::Message(generation, number) => (MESSAGE, generation, number),
             Self::Box(queue, sequence) => (BOX, queue, sequence),
             Self::Overtaken(number) => (OVERTAKEN, 0, number),
             Self::Inside(kind, number) => (INSIDE, kind, number),
             Self::Early(queue, sequence) => (EARLY, queue, sequence),
+            Self::Held(number) => (HELD, 0, number),
+            Self::Spare(number) => (SPARE, 0, number),
+            Self::Said(kind, number) => (SAID, kind, number),
         };
         let mut name = contact_name(kind, contact);
         name.push(index);
@@ -96,11 +111,14 @@ impl Part {
         let (kind, contact, queue, number) = parse(&mut r).ok()?;
         r.finish("name").ok()?;
         let part = match kind {
-            MESSAGE => Self::Message(number),
+            MESSAGE => Self::Message(queue, number),
             BOX => Self::Box(queue, number),
             OVERTAKEN => Self::Overtaken(number),
             INSIDE => Self::Inside(queue, number),
             EARLY => Self::Early(queue, number),
+            HELD => Self::Held(number),
+            SPARE => Self::Spare(number),
+            SAID => Self::Said(queue, number),
             _ => return None,
         };
         Some((contact, part))
@@ -110,11 +128,24 @@ impl Part {
 /// The parts of one contact, as they were read.
 pub(crate) type Parts = BTreeMap<Part, Zeroizing<Vec<u8>>>;
 
-/// Brings the records of schema 1 up to those of schema 2: a contact's record names the boxes that came early, and there
-/// were none.
+/// Brings the records of schema 1 up to those of schema 2. A contact's record has a generation in front, and behind it
+/// the boxes that came early, key packages and a history: there was nothing of the kind.
 pub(crate) fn from_schema_1(records: &mut Records) -> Result<(), Malformed> {
-    let contacts = records.iter_mut().filter(|(name, _)| name.len() == 9 && name.first() == Some(&CONTACT));
-    contacts.for_each(|(_, value)| value.extend_from_slice(&0_u32.to_le_bytes()));
+    for (_, value) in records.iter_mut().filter(|(name, _)| name.len() == 9 && name.first() == Some(&CONTACT)) {
+        let (version, rest) = value.split_first().ok_or(Malformed::Value("contact"))?;
+        let mut w = Writer::with_capacity(value.len() + 128);
+        w.u8(*version);
+        w.u8(0);
+        w.bytes(rest);
+        w.count(0);
+        Renewal::default().write(&mut w, false);
+        History::new(0).write(&mut w);
+        w.u32(0);
+        *value = Zeroizing::new(w.finish());
+    }
+    // Nothing disappeared.
+    let overtaken = records.iter_mut().filter(|(name, _)| name.len() > 9 && name.first() == Some(&OVERTAKEN));
+    overtaken.for_each(|(_, value)| value.extend_from_slice(&0_u32.to_le_bytes()));
     Ok(())
 }
 
@@ -172,7 +203,7 @@ impl Saved {
     }
 }
 
-fn contact_name(kind: u8, contact: ContactId) -> Vec<u8> {
+pub(super) fn contact_name(kind: u8, contact: ContactId) -> Vec<u8> {
     let mut name = vec![kind];
     name.extend_from_slice(&contact.0.to_le_bytes());
     name
@@ -259,9 +290,17 @@ impl Session {
                     let parts = parts.remove(&id).unwrap_or_default();
                     let mut held =
                         Held { record: value.clone(), parts: parts.keys().copied().collect(), ..Held::default() };
-                    let keys = records.get(&contact_name(END_TO_END, id)).ok_or(Malformed::Value("conversation"))?;
-                    let conversation = Conversation::load(keys)?;
-                    let mut contact = Contact::read(&mut reader(value)?, id, now, conversation, parts)?;
+                    let keys = records.get(&contact_name(END_TO_END, id));
+                    let conversation = match keys {
+                        Some(keys) => Conversation::load(keys)?,
+                        // In its place until another has begun.
+                        None => session.core.conversation().ok_or(Malformed::Value("conversation"))?,
+                    };
+                    let keep = (now, options.history);
+                    let mut contact = Contact::read(&mut reader(value)?, id, keep, conversation, parts)?;
+                    if keys.is_none() && !contact.is_imported() {
+                        return Err(Malformed::Value("conversation"));
+                    }
                     if let Some(moves) = records.get(&contact_name(MOVES, id)) {
                         contact.read_moves(&mut reader(moves)?, now)?;
                         held.moves.clone_from(moves);
@@ -387,7 +426,7 @@ fn save_contact(id: ContactId, contact: &mut Contact, held: &mut Held, changes: 
     contact.write_moves(&mut w);
     renew(&mut held.moves, contact_name(MOVES, id), w, changes);
     let mut w = writer();
-    contact.write(&mut w);
+    contact.write(&mut w, false);
     let before = changes.len();
     renew(&mut held.record, contact_name(CONTACT, id), w, changes);
     if changes.len() == before {

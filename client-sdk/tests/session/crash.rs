@@ -41,7 +41,7 @@ pub(super) fn connect_killed_with(options: Options, mut world: World, kills: u64
     Pair { world, contacts: [at_a.unwrap(), at_b], reads: [of_a, of_b] }
 }
 
-fn connect_killed(world: World, kills: u64) -> Pair {
+pub(super) fn connect_killed(world: World, kills: u64) -> Pair {
     connect_killed_with(Options::default(), world, kills)
 }
 
@@ -72,7 +72,7 @@ pub(super) fn send_once(world: &mut World, client: usize, contact: posta_client:
 }
 
 /// Both send; the application of a client that was killed asks it how far it came.
-fn exchange(pair: &mut Pair, from: usize, count: usize, kill_within: u64) {
+pub(super) fn exchange(pair: &mut Pair, from: usize, count: usize, kill_within: u64) {
     for n in from..from + count {
         if n % 3 == 0 {
             plan(&mut pair.world, kill_within);

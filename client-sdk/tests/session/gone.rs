@@ -200,3 +200,36 @@ fn queues_are_replaced_in_slots_too() {
     assert!(all_alive(&pair), "{:?} after {:?}", reads(&pair), pair.world.now.mono.since(start));
     assert!(start > Mono(0));
 }
+
+/// Its link stands and its inbox is attached, but nothing gets through.
+#[test]
+fn an_entry_that_swallows_packets_is_left() {
+    let mut pair = connect(World::new(77, EDGES, 10, HOURS), options());
+    pair.exchange(0, 10);
+    pair.check(10, MINUTE);
+    let entries = pair.world.clients[0].entries.clone();
+    assert_eq!(entries.len(), 1);
+    let entry = pair.world.index(entries.first().unwrap());
+    pair.world.relays[entry].swallows = true;
+    pair.exchange(10, 10);
+    pair.check(20, 15 * MINUTE);
+    assert!(pair.world.clients[0].entries.len() > 1);
+}
+
+/// A contact's relay that never answers moves nobody to another entry.
+#[test]
+fn a_contacts_relay_that_never_answers_changes_no_entry() {
+    let mut pair = connect(World::new(78, EDGES, 10, HOURS), options());
+    pair.exchange(0, 10);
+    pair.check(10, MINUTE);
+    let before = pair.world.clients[0].entries.clone();
+    for relay in reads(&pair)[1].clone() {
+        pair.world.relays[relay].swallows = true;
+    }
+    for _ in 0..10 {
+        let contact = pair.contacts[0];
+        let _ = pair.world.with(0, |s, now| s.send(now, contact, b"lost".to_vec()));
+        pair.world.run_until(MINUTE, |_| false);
+    }
+    assert_eq!(pair.world.clients[0].entries, before);
+}

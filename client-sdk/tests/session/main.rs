@@ -8,6 +8,7 @@ mod crash;
 mod gone;
 mod live;
 mod profiles;
+mod renewal;
 mod world;
 
 use std::collections::BTreeMap;

@@ -66,6 +66,8 @@ struct Blob {
 pub(crate) struct Relay {
     pub(crate) id: RelayId,
     pub(crate) alive: bool,
+    /// Whether it drops every packet, and answers to links and inboxes all the same.
+    pub(crate) swallows: bool,
     pub(crate) incarnation: u8,
     /// What it asks for before it makes a queue.
     pub(crate) asks: Asks,
@@ -149,6 +151,7 @@ impl World {
         let relay = |n: usize| Relay {
             id: RelayId(crypto::hash(context::VOTE, &(n as u64 + 1000 * (seed % 7)).to_le_bytes()).0),
             alive: true,
+            swallows: false,
             incarnation: 1,
             asks: Asks::Nothing,
             rings: BTreeMap::new(),
@@ -373,7 +376,7 @@ impl World {
 
     fn relay_gets(&mut self, index: usize, mut packet: Packet) {
         let lost = self.rng.random_bool((self.loss / 4.0).min(1.0));
-        if !self.relays[index].alive || lost {
+        if !self.relays[index].alive || self.relays[index].swallows || lost {
             return;
         }
         let epoch = self.epoch();
@@ -472,7 +475,9 @@ impl World {
                     }
                     Some((id, q)) => {
                         let last = q.accepted.last().copied().unwrap_or(0);
-                        if sequence + 64 <= last || sequence > last + (1 << 20) {
+                        if q.messages.get(&sequence).is_some_and(|held| *held != body) {
+                            refused(code::CONFLICT)
+                        } else if sequence + 64 <= last || sequence > last + (1 << 20) {
                             refused(code::OUT_OF_WINDOW)
                         } else {
                             if q.accepted.insert(sequence) {

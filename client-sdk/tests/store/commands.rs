@@ -82,3 +82,48 @@ fn the_passphrase_is_changed_and_the_state_wiped() {
     assert!(!dir.join("state").exists());
     ends(&posta(dir, &["wipe", "--yes"]), 2, "posta init");
 }
+
+#[test]
+fn an_export_makes_another_state_and_a_moved_one_is_used_no_more() {
+    let dir = made();
+    let dir = dir.path();
+    ends(&posta(dir, &["export", "copy"]), 0, "A copy is in copy");
+    ends(&posta(dir, &["export", "copy"]), 2, "copy is there already");
+    ends(&posta(dir, &["contacts"]), 0, "no contacts yet");
+    let import = |file: &str, word: &str, into: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_posta"));
+        command.args(["import", file, "--network", "network.toml", "--dir", into]);
+        command.current_dir(dir).env("POSTA_PASSPHRASE_FILE", word).output().unwrap()
+    };
+    ends(&import("copy", "other", "second"), 2, "wrong passphrase");
+    ends(&import("network.toml", "word", "second"), 2, "no export");
+    ends(&import("copy", "word", "state"), 2, "holds a client's state already");
+    ends(&import("copy", "word", "second"), 0, "begins all conversations anew");
+    ends(&posta(dir, &["export", "all", "--move"]), 0, "can't be used any more");
+    ends(&posta(dir, &["contacts"]), 2, "was moved by `posta export --move`");
+    ends(&posta(dir, &["export", "again"]), 2, "was moved");
+    ends(&import("all", "word", "third"), 0, "begins all conversations anew");
+    ends(&posta(dir, &["wipe", "--yes"]), 0, "overwritten");
+    let third = Command::new(env!("CARGO_BIN_EXE_posta"))
+        .args(["contacts", "--dir", "third"])
+        .current_dir(dir)
+        .env("POSTA_PASSPHRASE_FILE", "word")
+        .output()
+        .unwrap();
+    ends(&third, 0, "no contacts yet");
+}
+
+#[test]
+fn man_pages_and_completions_are_made_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("made");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_posta"));
+    ends(&command.args(["generate", "--to"]).arg(&to).output().unwrap(), 0, "");
+    for name in ["posta.1", "posta-chat.1", "posta-export.1"] {
+        let page = fs::read_to_string(to.join("man1").join(name)).unwrap();
+        assert!(page.contains("posta"), "{name}");
+    }
+    for (shell, name) in [("bash", "posta.bash"), ("zsh", "_posta"), ("fish", "posta.fish")] {
+        assert!(fs::read_to_string(to.join(shell).join(name)).unwrap().contains("disappear"), "{shell}");
+    }
+}

@@ -25,10 +25,13 @@ pub(crate) fn content_seeds() -> Vec<Vec<u8>> {
     [
         Kind::Message { number: 1, expires: Wall(2), body: vec![3; 50] },
         Kind::Message { number: u64::MAX, expires: Wall(u64::MAX), body: vec![] },
+        Kind::Fleeting { number: 1, expires: Wall(2), after: 3, body: vec![3; 50] },
         Kind::Receipt { up_to: 4 },
         Kind::Queues(vec![address(1)]),
         Kind::Moved { generation: 2, queues: vec![address(1)] },
         Kind::Queues((0..8).map(address).collect()),
+        Kind::Renewal { have: 5, alone: false, generation: 6, queues: vec![address(1)] },
+        Kind::KeyPackage { up_to: 4, from: 3, key_package: vec![7; 40] },
         Kind::Unknown(99),
     ]
     .map(|kind| Content { epoch: Epoch(1), consensus: Hash([2; 32]), kind }.encode())

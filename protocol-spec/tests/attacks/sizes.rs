@@ -195,8 +195,11 @@ fn packets_and_what_is_in_them_have_exactly_these_sizes() {
     assert_eq!(link.to_text().len(), 93);
     let contents = [
         (Kind::Message { number: 1, expires: Wall(2), body: vec![0; 100] }, 161),
+        (Kind::Fleeting { number: 1, expires: Wall(2), after: 3, body: vec![0; 100] }, 165),
         (Kind::Receipt { up_to: 1 }, 49),
         (Kind::Queues(vec![address(), address()]), 237),
+        (Kind::Renewal { have: 1, alone: false, generation: 1, queues: vec![address(), address()] }, 254),
+        (Kind::KeyPackage { up_to: 1, from: 1, key_package: vec![0; 2638] }, 2699),
         (Kind::Moved { generation: 1, queues: vec![address(), address()] }, 245),
     ];
     for (kind, size) in contents {

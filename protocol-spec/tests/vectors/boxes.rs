@@ -22,9 +22,16 @@ pub(crate) fn make() -> Vec<Json> {
         content("a message", Kind::Message { number: 1, expires, body: b"Hello, Bruno.".to_vec() }, rng),
         content("the shortest message", Kind::Message { number: 2, expires, body: Vec::new() }, rng),
         content("the longest message", Kind::Message { number: 3, expires, body: rng.bytes(MAX_MESSAGE_LEN) }, rng),
+        content(
+            "a message that disappears",
+            Kind::Fleeting { number: 4, expires, after: 3_600, body: b"Hush.".to_vec() },
+            rng,
+        ),
         content("a receipt", Kind::Receipt { up_to: 1_000_000 }, rng),
         content("one queue", addresses(1, rng), rng),
         content("eight queues", addresses(8, rng), rng),
+        content("a renewal", renewal(rng), rng),
+        content("a key package", Kind::KeyPackage { up_to: 7, from: 3, key_package: rng.bytes(60) }, rng),
         later(rng),
     ];
     let queues = (0..2).map(|_| address(rng)).collect();
@@ -101,11 +108,23 @@ fn describe(name: &str, content: &Content) -> Json {
         Kind::Message { number, expires, body } => {
             (code::MESSAGE, object! { "number": *number, "expires_ms": expires.0, "body": body_json(body) })
         }
+        Kind::Fleeting { number, expires, after, body } => (
+            code::FLEETING,
+            object! { "number": *number, "expires_ms": expires.0, "after_s": *after, "body": body_json(body) },
+        ),
         Kind::Receipt { up_to } => (code::RECEIPT, object! { "up_to": *up_to }),
         Kind::Moved { generation, queues } => {
             (code::MOVED, object! { "generation": *generation, "queues": addresses_json(queues) })
         }
         Kind::Queues(list) => (code::QUEUES, object! { "queues": addresses_json(list) }),
+        Kind::Renewal { have, alone, generation, queues } => {
+            let queues = addresses_json(queues);
+            let alone = u64::from(*alone);
+            (code::RENEWAL, object! { "have": *have, "alone": alone, "generation": *generation, "queues": queues })
+        }
+        Kind::KeyPackage { up_to, from, key_package } => {
+            (code::KEY_PACKAGE, object! { "up_to": *up_to, "from": *from, "key_package": key_package.clone() })
+        }
         other => panic!("{other:?} has no description yet"),
     };
     entry(name, content.epoch, content.consensus, code, fields, content.encode())
@@ -116,6 +135,10 @@ fn entry(name: &str, epoch: Epoch, consensus: Hash, code: u8, fields: Json, byte
         "name": name, "kind": "content", "epoch": epoch.0, "consensus": consensus.0, "code": code, "fields": fields,
         "bytes": bytes,
     }
+}
+
+fn renewal(rng: &mut Recorder) -> Kind {
+    Kind::Renewal { have: 41, alone: true, generation: 9, queues: vec![address(rng), address(rng)] }
 }
 
 /// By hand: what a later version may say.

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::shared::{Running, role, testnet};
 
-/// How long anything may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a terminal.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked at before what is looked for counts as missing: a minute, and more where looking takes long.
+const LOOKS: usize = 600;
 
 /// Terminals of a tmux server of this test's own; they end with it.
 struct Terminals {
@@ -49,26 +49,27 @@ impl Terminals {
     /// Waits until a terminal shows all of these.
     fn until(&self, name: &str, texts: &[&str]) -> String {
         let (_open, never) = sync_channel::<()>(0);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        for _ in 0..LOOKS {
             let picture = self.picture(name);
             if texts.iter().all(|text| picture.contains(text)) {
                 return picture;
             }
-            assert!(Instant::now() < deadline, "{name} never showed {texts:?}, but:\n{picture}");
             // Nothing comes by this channel: it is the wait.
             let _ = never.recv_timeout(LOOK);
         }
+        panic!("{name} never showed {texts:?}, but:\n{}", self.picture(name));
     }
 
     /// Waits until a terminal's program has ended by itself.
     fn until_ended(&self, name: &str) {
         let (_open, never) = sync_channel::<()>(0);
-        let deadline = Instant::now() + PATIENCE;
-        while self.run(&["has-session", "-t", name]).status.success() {
-            assert!(Instant::now() < deadline, "{name} did not end:\n{}", self.picture(name));
+        for _ in 0..LOOKS {
+            if !self.run(&["has-session", "-t", name]).status.success() {
+                return;
+            }
             let _ = never.recv_timeout(LOOK);
         }
+        panic!("{name} did not end:\n{}", self.picture(name));
     }
 }
 

@@ -5,6 +5,7 @@ mod adversary;
 mod chat;
 mod demo;
 mod kills;
+mod library;
 mod refusals;
 mod scenarios;
 mod shared;

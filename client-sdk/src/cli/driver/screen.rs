@@ -15,7 +15,7 @@ use crate::cli::Ending;
 use crate::cli::folder::{Folder, find};
 use crate::cli::screen::{Screen, Wish};
 use crate::client::{CallError, Client};
-use crate::session::event::{ContactId, EventCursor, Options};
+use crate::session::event::{ContactId, EventCursor};
 
 /// Keys that were not taken yet; beyond, the terminal keeps them.
 const KEYS: usize = 64;
@@ -28,8 +28,12 @@ pub(in crate::cli) async fn run(folder: &Folder, contact: Option<&str>) -> Resul
     let client = folder.open().await?;
     let contacts = client.contacts().await?;
     let at = contact.map(|wanted| find(&contacts, wanted)).transpose()?;
-    let profile = format!("{:?}", Options::default().profile).to_lowercase();
-    let screen = Screen::new(contacts, at, profile);
+    let profile = format!("{:?}", client.profile().await?).to_lowercase();
+    let ids: Vec<ContactId> = contacts.iter().map(|c| c.id).collect();
+    let mut screen = Screen::new(contacts, at, profile);
+    for id in ids {
+        screen.recall(id, client.history(id).await?);
+    }
     let terminal = ratatui::try_init().map_err(no_terminal)?;
     // Where a terminal doesn't know it, what is pasted comes as keys.
     let _ = execute!(stdout(), EnableBracketedPaste);

@@ -7,7 +7,16 @@ use crate::session::event::MessageId;
 
 fn info(id: u64, name: &str, state: ContactState) -> ContactInfo {
     let code = (state == ContactState::Connected).then_some(VerificationCode([7; 32]));
-    ContactInfo { id: ContactId(id), name: name.to_owned(), state, sent: 0, delivered: 0, received: 0, code }
+    ContactInfo {
+        id: ContactId(id),
+        name: name.to_owned(),
+        state,
+        sent: 0,
+        delivered: 0,
+        received: 0,
+        code,
+        disappears: None,
+    }
 }
 
 fn screen() -> Screen {
@@ -57,6 +66,30 @@ fn a_message_is_seen_with_its_state_at_80_by_24() {
     for part in ["Posta · fast · online", "│ada", "bob (invited)", "To ada", "< good \u{fffd}[2Jday", "Ctrl-N"] {
         assert!(seen.contains(part), "{part}: {seen}");
     }
+}
+
+#[test]
+fn what_was_said_before_is_there_and_nothing_is_shown_twice() {
+    let mut screen = screen();
+    let said = |ours, number, delivered, body: &str| Said {
+        ours,
+        number,
+        at: posta_protocol::now::Wall(number),
+        delivered,
+        body: body.as_bytes().to_vec(),
+    };
+    let ada = ContactId(1);
+    screen.recall(ada, vec![said(true, 1, true, "one"), said(false, 1, true, "two"), said(true, 2, false, "three")]);
+    screen.event(&ClientEvent::Message { contact: ada, number: 1, body: b"two".to_vec() });
+    let seen = picture(&screen, 80, 24);
+    for part in ["> one  ✓✓", "< two", "> three  …"] {
+        assert_eq!(seen.matches(part).count(), 1, "{part}: {seen}");
+    }
+    screen.event(&ClientEvent::State { contact: ada, message: MessageId(2), state: MessageState::Delivered });
+    assert!(picture(&screen, 80, 24).contains("> three  ✓✓"));
+    screen.event(&ClientEvent::Disappeared { contact: ada, ours: true, number: 1 });
+    let seen = picture(&screen, 80, 24);
+    assert!(!seen.contains("> one") && seen.contains("< two"), "{seen}");
 }
 
 #[test]
@@ -113,8 +146,8 @@ fn who_is_not_connected_yet_is_written_nothing() {
 #[test]
 fn any_size_and_any_text_can_be_drawn() {
     let mut screen = screen();
-    for text in ["", "日本語のとても長い文", &"x".repeat(5000), "e\u{301}\u{200b}"] {
-        screen.event(&ClientEvent::Message { contact: ContactId(1), number: 1, body: text.as_bytes().to_vec() });
+    for (number, text) in (1..).zip(["", "日本語のとても長い文", &"x".repeat(5000), "e\u{301}\u{200b}"]) {
+        screen.event(&ClientEvent::Message { contact: ContactId(1), number, body: text.as_bytes().to_vec() });
         screen.input = text.to_owned();
         for (width, height) in [(1, 1), (2, 5), (20, 8), (80, 24), (250, 70)] {
             picture(&screen, width, height);

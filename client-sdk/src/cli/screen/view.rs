@@ -10,7 +10,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::super::qr::Code;
 use super::super::show::state_name;
 use super::{Entry, Line, Mode, Screen};
-use crate::session::event::{ContactState, MessageState};
+use crate::session::event::{ContactState, HealthLevel, MessageState};
 
 /// Columns of the list of contacts.
 const LIST: u16 = 22;
@@ -48,7 +48,11 @@ impl Screen {
             Some(false) => "no relay answers",
         };
         let unread: usize = self.contacts.iter().map(|e| e.unread).sum();
-        let text = format!(" Posta · {} · {health} · {unread} unread", self.profile);
+        let lately = match self.health {
+            HealthLevel::Unknown => String::new(),
+            level => format!(", {level}"),
+        };
+        let text = format!(" Posta · {} · {health}{lately} · {unread} unread", self.profile);
         frame.render_widget(Paragraph::new(text).style(REVERSED), area);
     }
 
@@ -89,7 +93,7 @@ impl Screen {
         for line in &entry.lines {
             let (text, style) = match line {
                 Line::Mine { text, state, .. } => (format!("> {text}  {}", mark(*state)), Style::new()),
-                Line::Theirs(text) => (format!("< {text}"), BOLD),
+                Line::Theirs { text, .. } => (format!("< {text}"), BOLD),
                 Line::Note(text) => (format!("  {text}"), DIM),
             };
             rows.extend(wrapped(&text, width).into_iter().map(|part| Row::styled(part, style)));
@@ -166,8 +170,18 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     for c in text.chars() {
         let wide = c.width().unwrap_or(0);
         if column + wide > width.max(1) {
-            lines.push(String::new());
-            column = 0;
+            // A word goes to the next line as a whole, if it isn't longer than half of one.
+            let last = lines.last_mut().map(|line| {
+                let word = line.rfind(' ').map_or(line.len(), |space| space + 1);
+                if line.get(word..).is_some_and(|w| w.width() <= width / 2) {
+                    line.split_off(word)
+                } else {
+                    String::new()
+                }
+            });
+            let word = last.unwrap_or_default();
+            column = word.width();
+            lines.push(word);
         }
         column += wide;
         if let Some(line) = lines.last_mut() {

@@ -10,13 +10,15 @@ use posta_protocol::params::{BLOB_LEN, BOX_CONTENT_LEN};
 use posta_protocol::secret::Secret;
 use zeroize::Zeroizing;
 
-use super::{Blob, Contact, Inviting, JOIN_PATIENCE, Joining, Stage};
+use super::{Blob, Contact, Inviting, JOIN_PATIENCE, Joining, Renewing, Stage};
 use crate::end_to_end::Conversation;
 use crate::session::core::Core;
 use crate::session::event::ContactId;
+use crate::session::history::History;
 use crate::session::incoming::Incoming;
 use crate::session::moves::Moves;
 use crate::session::outgoing::Outgoing;
+use crate::session::renewal::Renewal;
 use crate::session::request::{Purpose, Task};
 use crate::session::saved::{Part, Parts, read_failure, write_failure};
 
@@ -28,9 +30,12 @@ const MAX_COPIES: usize = 64;
 pub(crate) const MAX_NAME: usize = 64;
 
 impl Contact {
-    pub(crate) fn write(&self, w: &mut Writer) {
+    /// Writes it; for an export, as one whose conversation is to begin anew.
+    pub(crate) fn write(&self, w: &mut Writer, export: bool) {
+        w.u8(self.outgoing.generation());
         w.bounded(self.name.as_bytes());
         match &self.stage {
+            _ if export => w.bytes(&[5, 0, 1]),
             Stage::Inviting(inviting) => {
                 w.u8(1);
                 inviting.write(w);
@@ -41,32 +46,55 @@ impl Contact {
             }
             Stage::Connected => w.u8(3),
             Stage::Failed => w.u8(4),
+            Stage::Renewing(renewing) => {
+                w.u8(5);
+                w.bool(renewing.begun);
+                w.bool(renewing.imported);
+            }
         }
-        self.incoming.write(w);
-        self.outgoing.write(w);
-        self.incoming.write_early(w);
+        self.incoming.write(w, export);
+        self.outgoing.write(w, export);
+        self.incoming.write_early(w, export);
+        self.renewal.write(w, export);
+        self.history.write(w);
+        w.u32(self.fleeting);
+    }
+
+    /// Whether there is something that another incarnation can go on with.
+    pub(crate) const fn can_be_carried(&self) -> bool {
+        matches!(self.stage, Stage::Connected | Stage::Renewing(_))
+    }
+
+    /// Records that an export has, too.
+    pub(crate) fn carried_parts(&self) -> impl Iterator<Item = Part> {
+        self.renewal.parts().filter(|part| matches!(part, Part::Held(_))).chain(self.history.parts())
     }
 
     pub(crate) fn read(
         r: &mut Reader<'_>,
         id: ContactId,
-        now: Now,
+        (now, keep): (Now, usize),
         conversation: Conversation,
         mut parts: Parts,
     ) -> Result<Self, Malformed> {
+        let generation = r.u8("generation")?;
         let name = r.text(MAX_NAME, "name")?.to_owned();
         let stage = match r.u8("stage")? {
             1 => Stage::Inviting(Inviting::read(r)?),
             2 => Stage::Joining(Box::new(Joining::read(r, now)?)),
             3 => Stage::Connected,
             4 => Stage::Failed,
+            5 => Stage::Renewing(Renewing { begun: r.bool("begun")?, imported: r.bool("imported")? }),
             _ => return Err(Malformed::Value("stage")),
         };
         let mut incoming = Incoming::read(r, id, now, &mut parts)?;
-        let outgoing = Outgoing::read(r, id, &conversation, &mut parts)?;
+        let outgoing = Outgoing::read(r, id, generation, &conversation, &mut parts)?;
         incoming.read_early(r, now, &mut parts)?;
+        let renewal = Renewal::read(r, &mut parts)?;
+        let history = History::read(r, keep, &mut parts)?;
+        let fleeting = r.u32("fleeting")?;
         r.clone().finish("contact")?;
-        Ok(Self { id, name, stage, conversation, incoming, outgoing })
+        Ok(Self { id, name, stage, conversation, incoming, outgoing, renewal, history, fleeting })
     }
 
     pub(crate) fn write_moves(&self, w: &mut Writer) {
@@ -80,11 +108,15 @@ impl Contact {
 
     /// What has a record of its own.
     pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
-        self.incoming.parts().chain(self.outgoing.parts())
+        self.incoming.parts().chain(self.outgoing.parts()).chain(self.renewal.parts()).chain(self.history.parts())
     }
 
     pub(crate) fn part(&self, part: Part) -> Option<Vec<u8>> {
-        self.incoming.part(part).or_else(|| self.outgoing.part(part))
+        match part {
+            Part::Held(_) | Part::Spare(_) => self.renewal.part(part),
+            Part::Said(..) => self.history.part(part),
+            part => self.incoming.part(part).or_else(|| self.outgoing.part(part)),
+        }
     }
 
     /// Takes up what was under way when the program ended. The network is known.
@@ -98,8 +130,8 @@ impl Contact {
                 }
             }
             Stage::Joining(joining) if !joining.opened => joining.ask(core, now, self.id),
-            Stage::Failed => return,
-            Stage::Joining(_) | Stage::Connected => {}
+            Stage::Failed | Stage::Renewing(Renewing { begun: false, .. }) => return,
+            Stage::Joining(_) | Stage::Connected | Stage::Renewing(_) => {}
         }
         self.incoming.resume(core, now);
         self.outgoing.resume(core, now);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use posta_protocol::end_to_end::{Content, Kind};
+use posta_protocol::end_to_end::{Content, InnerKind, Kind};
 use posta_protocol::now::Now;
 
 use super::{Incoming, REORDER_WINDOW, Said, Waiting};
@@ -61,6 +61,9 @@ impl Incoming {
             Some(inner) if inner.number > self.delivered + REORDER_WINDOW => return None,
             // A copy. MLS opens a message once, and it is here.
             Some(inner) if inner.number > 0 && self.has(inner.number) => number = inner.number,
+            Some(inner) if matches!(inner.kind, InnerKind::Welcome { .. }) && conversation.founded().is_some() => {
+                self.said.push(Said::Welcome((index, sequence), inner));
+            }
             Some(inner) => match conversation.open(now.mono, &inner) {
                 Ok(content) => number = self.read_content(core, inner.number, &content),
                 Err(Unopened::Early) => {
@@ -68,7 +71,7 @@ impl Incoming {
                     return None;
                 }
                 Err(Unopened::Again) => {}
-                Err(Unopened::Refused) => self.lost_step(core, conversation),
+                Err(Unopened::Refused) => self.apart |= conversation.came_apart(),
             },
             // Perhaps sealed in a conversation that we have yet to join.
             None if conversation.founded().is_none() => {
@@ -94,21 +97,14 @@ impl Incoming {
         }
     }
 
-    /// The two ends have come apart. Said once.
-    fn lost_step(&self, core: &mut Core, conversation: &mut Conversation) {
-        if conversation.came_apart() {
-            core.emit(ClientEvent::Warning(Warning::OutOfStep { contact: self.contact }));
-        }
-    }
-
     /// Finds out that what came early has waited for too long.
-    pub(crate) fn watch_early(&mut self, core: &mut Core, now: Now, conversation: &mut Conversation) {
+    pub(crate) fn watch_early(&mut self, now: Now, conversation: &mut Conversation) {
         let waits = self.early_since.is_some_and(|since| now.mono.since(since) >= EARLY_PATIENCE);
         if waits && conversation.founded().is_none() {
             self.early_since = Some(now.mono);
         } else if waits {
             self.early_since = None;
-            self.lost_step(core, conversation);
+            self.apart |= conversation.came_apart();
         }
     }
 
@@ -121,10 +117,17 @@ impl Incoming {
         match content.kind {
             // The number outside is not MLS's word.
             Kind::Message { number: n, expires, body } if n == number => {
-                self.reorder.entry(n).or_insert(Waiting { expires, body });
+                self.reorder.entry(n).or_insert(Waiting { expires, after: 0, body });
+                return n;
+            }
+            Kind::Fleeting { number: n, expires, after, body } if n == number => {
+                self.reorder.entry(n).or_insert(Waiting { expires, after, body });
                 return n;
             }
             Kind::Receipt { up_to } => self.said.push(Said::Receipt(up_to)),
+            Kind::KeyPackage { up_to, from, key_package } => {
+                self.said.push(Said::KeyPackage { up_to, from, key_package });
+            }
             Kind::Moved { generation, queues } => self.said.push(Said::Moved(generation, queues)),
             Kind::Queues(list) => {
                 self.introduced = true;

@@ -20,12 +20,16 @@ use crate::session::event::ContactId;
 use crate::session::saved::{Part, Parts, reader, writer};
 
 impl Incoming {
-    pub(crate) fn write(&self, w: &mut Writer) {
+    /// Writes it; for an export, without how far the queues were read, nor what was not handed on.
+    pub(crate) fn write(&self, w: &mut Writer, export: bool) {
         w.u64(self.delivered);
         w.bool(self.introduced);
         w.count(self.subscribed);
         w.count(self.queues.len());
-        self.queues.iter().for_each(|q| q.write(w));
+        self.queues.iter().for_each(|q| q.write(w, export));
+        if export {
+            return w.count(0);
+        }
         w.count(self.reorder.len());
         self.reorder.keys().for_each(|number| w.u64(*number));
     }
@@ -47,7 +51,10 @@ impl Incoming {
     }
 
     /// The boxes that came early, by their places.
-    pub(crate) fn write_early(&self, w: &mut Writer) {
+    pub(crate) fn write_early(&self, w: &mut Writer, export: bool) {
+        if export {
+            return w.count(0);
+        }
         w.count(self.early.len());
         for (queue, sequence) in self.early.keys() {
             w.count(*queue);
@@ -81,6 +88,7 @@ impl Incoming {
         let mut w = writer();
         w.u64(waiting.expires.0);
         w.bounded(&waiting.body);
+        w.u32(waiting.after);
         Some(w.finish())
     }
 
@@ -100,12 +108,13 @@ impl Incoming {
 
 impl Waiting {
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self { expires: Wall(r.u64("expires")?), body: r.bounded(MAX_MESSAGE_LEN, "body")?.to_vec() })
+        let (expires, body) = (Wall(r.u64("expires")?), r.bounded(MAX_MESSAGE_LEN, "body")?.to_vec());
+        Ok(Self { expires, after: r.u32("after")?, body })
     }
 }
 
 impl InQueue {
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer, export: bool) {
         self.relay.write(w);
         self.reader.write(w);
         w.bytes(self.invited.expose());
@@ -113,6 +122,10 @@ impl InQueue {
         w.bool(self.ready);
         w.bool(self.lost);
         w.bool(self.made_again);
+        if export {
+            w.u64(0);
+            return w.count(0);
+        }
         w.u64(self.cursor);
         w.count(self.seen.len());
         for (sequence, number) in &self.seen {

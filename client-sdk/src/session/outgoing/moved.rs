@@ -64,7 +64,7 @@ impl Outgoing {
             new.receipt = self.receipt.is_some();
             new.turn = self.turn.is_some();
             new.moved = self.moved.is_some();
-            new.introduce = self.introduction.is_some() && self.delivered == 0;
+            new.introduce = self.introduction.is_some();
             let index = match gone.pop_front() {
                 Some(index) => {
                     self.let_go(core, index);

@@ -26,12 +26,14 @@ const RECEIPT: u8 = 2;
 const TURN: u8 = 3;
 
 impl Outgoing {
-    pub(crate) fn write(&self, w: &mut Writer) {
+    /// Writes it; for an export, what another run can go on with: no box, and nothing that is sealed.
+    pub(crate) fn write(&self, w: &mut Writer, export: bool) {
         w.u64(self.next_number);
         w.u64(self.delivered);
-        w.bool(self.introduction.is_some());
+        w.bool(!export && self.introduction.is_some());
         // By the numbers of their records.
         for number in [self.receipt.as_ref().map(|(n, _)| *n), self.turn.as_ref().map(|t| t.epoch), self.withheld] {
+            let number = number.filter(|_| !export);
             w.bool(number.is_some());
             w.u64(number.unwrap_or_default());
         }
@@ -39,20 +41,22 @@ impl Outgoing {
         for (number, message) in &self.messages {
             w.u64(*number);
             w.u64(message.expires.0);
-            w.count(message.stored);
-            w.bool(message.failed);
+            w.count(if export { 0 } else { message.stored });
+            w.bool(message.quiet);
         }
         w.count(self.queues.len());
-        self.queues.iter().for_each(|q| q.write(w));
+        self.queues.iter().for_each(|q| q.write(w, export));
     }
 
     pub(crate) fn read(
         r: &mut Reader<'_>,
         id: ContactId,
+        generation: u8,
         conversation: &Conversation,
         parts: &mut Parts,
     ) -> Result<Self, Malformed> {
-        let mut new = Self::new(id);
+        let mut new = Self { generation, ..Self::new(id) };
+        let mark = |number| mark(generation, number);
         new.next_number = r.u64("next number")?;
         new.delivered = r.u64("delivered")?;
         let mut inside = |part| -> Result<Arc<[u8]>, Malformed> {
@@ -60,26 +64,28 @@ impl Outgoing {
             Ok(reader(&bytes)?.bounded(BOX_CONTENT_LEN, "inside")?.into())
         };
         if r.bool("introduction")? {
-            new.introduction = Some(inside(Part::Inside(INTRODUCTION, 0))?);
+            new.introduction = Some(inside(Part::Inside(INTRODUCTION, mark(0)))?);
         }
         let mut number = || -> Result<_, Malformed> { Ok((r.bool("inside")?, r.u64("inside")?)) };
         let [(is_receipt, receipt), (is_turn, epoch), (is_withheld, up_to)] = [number()?, number()?, number()?];
         if is_receipt {
-            new.receipt = Some((receipt, inside(Part::Inside(RECEIPT, receipt))?));
+            new.receipt = Some((receipt, inside(Part::Inside(RECEIPT, mark(receipt)))?));
         }
         if is_turn {
-            new.turn = Some(Turn { epoch, bytes: inside(Part::Inside(TURN, epoch))? });
+            new.turn = Some(Turn { epoch, bytes: inside(Part::Inside(TURN, mark(epoch)))? });
         }
         new.withheld = is_withheld.then_some(up_to);
         for _ in 0..r.count(OUTBOX, "messages")? {
             let number = r.u64("number")?;
-            let kept = parts.remove(&Part::Message(number)).ok_or(Malformed::Value("message"))?;
-            let mut kept = reader(&kept)?;
-            let (epoch, sealed) = (kept.u64("epoch")?, kept.u64("sealed")?);
-            let inner = kept.bounded(BOX_CONTENT_LEN, "inside")?.into();
             let expires = Wall(r.u64("expires")?);
             let stored = r.count(usize::from(u16::MAX), "stored")?;
-            new.messages.insert(number, Message { expires, inner, epoch, sealed, stored, failed: r.bool("failed")? });
+            let mut message = Message { stored, ..Message::unsealed(expires, r.bool("quiet")?) };
+            if let Some(kept) = parts.remove(&Part::Message(generation, number)) {
+                let mut kept = reader(&kept)?;
+                (message.epoch, message.sealed) = (kept.u64("epoch")?, kept.u64("sealed")?);
+                message.inner = Some(kept.bounded(BOX_CONTENT_LEN, "inside")?.into());
+            }
+            new.messages.insert(number, message);
         }
         for index in 0..r.count(MAX_QUEUES, "queues")? {
             let index = u8::try_from(index).map_err(|_| Malformed::Value("queues"))?;
@@ -90,21 +96,24 @@ impl Outgoing {
 
     pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
         let boxes = (0..).zip(&self.queues).flat_map(|(i, q)| q.boxes.keys().map(move |s| Part::Box(i, *s)));
-        let introduction = self.introduction.as_ref().map(|_| Part::Inside(INTRODUCTION, 0));
-        let receipt = self.receipt.as_ref().map(|(n, _)| Part::Inside(RECEIPT, *n));
-        let turn = self.turn.as_ref().map(|t| Part::Inside(TURN, t.epoch));
+        let generation = self.generation;
+        let mark = |number| mark(generation, number);
+        let introduction = self.introduction.as_ref().map(|_| Part::Inside(INTRODUCTION, mark(0)));
+        let receipt = self.receipt.as_ref().map(|(n, _)| Part::Inside(RECEIPT, mark(*n)));
+        let turn = self.turn.as_ref().map(|t| Part::Inside(TURN, mark(t.epoch)));
         let insides = [introduction, receipt, turn].into_iter().flatten();
-        self.messages.keys().map(|number| Part::Message(*number)).chain(boxes).chain(insides)
+        let sealed = self.messages.iter().filter(|(_, m)| m.inner.is_some());
+        sealed.map(move |(number, _)| Part::Message(generation, *number)).chain(boxes).chain(insides)
     }
 
     pub(crate) fn part(&self, part: Part) -> Option<Vec<u8>> {
         match part {
-            Part::Message(number) => {
+            Part::Message(_, number) => {
                 let message = self.messages.get(&number)?;
                 let mut w = writer();
                 w.u64(message.epoch);
                 w.u64(message.sealed);
-                w.bounded(&message.inner);
+                w.bounded(message.inner.as_ref()?);
                 Some(w.finish())
             }
             Part::Box(queue, sequence) => {
@@ -121,7 +130,7 @@ impl Outgoing {
                 w.bounded(inside);
                 Some(w.finish())
             }
-            Part::Overtaken(_) | Part::Early(..) => None,
+            Part::Overtaken(_) | Part::Early(..) | Part::Held(_) | Part::Spare(_) | Part::Said(..) => None,
         }
     }
 
@@ -136,8 +145,13 @@ impl Outgoing {
     }
 }
 
+/// The number of a record of one generation.
+const fn mark(generation: u8, number: u64) -> u64 {
+    (generation as u64) << 56 | number
+}
+
 impl OutQueue {
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer, export: bool) {
         self.relay.write(w);
         self.invited.write(w);
         self.writer.write(w);
@@ -147,8 +161,16 @@ impl OutQueue {
             State::Secured => 2,
             State::Lost => 3,
         });
-        for flag in [self.was_secured, self.restored, self.secured_again, self.receipt, self.turn, self.introduce] {
+        let to_say = [self.receipt, self.turn, self.introduce].map(|flag| flag && !export);
+        for flag in [self.was_secured, self.restored, self.secured_again].into_iter().chain(to_say) {
             w.bool(flag);
+        }
+        if export {
+            // A bound for the next run, which goes on far beyond it.
+            w.u64(self.next_sequence);
+            w.count(0);
+            w.count(0);
+            return;
         }
         w.u64(self.next_sequence);
         w.count(self.waiting.len());
@@ -170,7 +192,6 @@ impl OutQueue {
     }
 
     fn read(r: &mut Reader<'_>, index: u8, conversation: &Conversation, parts: &mut Parts) -> Result<Self, Malformed> {
-        let founded = conversation.founded().ok_or(Malformed::Value("conversation"))?;
         let relay = RelayId::read(r)?;
         let (invited, writer) = (WriterCapability::read(r)?, WriterCapability::read(r)?);
         let key = Secret::read(r, "key")?;
@@ -207,7 +228,8 @@ impl OutQueue {
             relay,
             invited,
             writer,
-            seal: QueueKey::within(&founded.exported, &key),
+            // An import has no conversation yet, and seals nothing until it has.
+            seal: conversation.founded().map_or_else(|| QueueKey::new(&key), |f| QueueKey::within(&f.exported, &key)),
             invited_seal: QueueKey::new(&key),
             key,
             state,

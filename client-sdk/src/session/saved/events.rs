@@ -17,11 +17,13 @@ pub(crate) const fn is_kept(event: &ClientEvent) -> bool {
         ClientEvent::Invitation { .. }
         | ClientEvent::InviteFailed { .. }
         | ClientEvent::Connected { .. }
+        | ClientEvent::Renewed { .. }
         | ClientEvent::JoinFailed { .. }
         | ClientEvent::Message { .. }
         | ClientEvent::State { state: MessageState::Delivered | MessageState::Failed { .. }, .. } => true,
         ClientEvent::Ready
         | ClientEvent::State { .. }
+        | ClientEvent::Disappeared { .. }
         | ClientEvent::Pong { .. }
         | ClientEvent::Health(_)
         | ClientEvent::Warning(_) => false,
@@ -63,8 +65,16 @@ pub(crate) fn encode_event(event: &ClientEvent) -> Vec<u8> {
             w.u64(message.0);
             w.bool(*state == MessageState::Delivered);
         }
+        ClientEvent::Renewed { contact } => {
+            w.u8(7);
+            w.u64(contact.0);
+        }
         // Not kept.
-        ClientEvent::Ready | ClientEvent::Pong { .. } | ClientEvent::Health(_) | ClientEvent::Warning(_) => w.u8(0),
+        ClientEvent::Ready
+        | ClientEvent::Disappeared { .. }
+        | ClientEvent::Pong { .. }
+        | ClientEvent::Health(_)
+        | ClientEvent::Warning(_) => w.u8(0),
     }
     w.finish()
 }
@@ -92,6 +102,7 @@ pub(crate) fn decode_event(r: &mut Reader<'_>) -> Result<ClientEvent, Malformed>
                 MessageState::Failed { reason: Failure::Expired }
             },
         },
+        7 => ClientEvent::Renewed { contact },
         _ => return Err(Malformed::Value("event")),
     };
     r.clone().finish("event")?;
@@ -160,6 +171,7 @@ mod tests {
             ClientEvent::Invitation { contact, link: "posta:p1".to_owned() },
             ClientEvent::InviteFailed { contact, reason },
             ClientEvent::Connected { contact },
+            ClientEvent::Renewed { contact },
             ClientEvent::JoinFailed { contact, reason: JoinFailure::NotAdmitted(reason) },
             ClientEvent::JoinFailed { contact, reason: JoinFailure::Used },
             ClientEvent::JoinFailed { contact, reason: JoinFailure::Keys },

@@ -70,6 +70,9 @@ fn packets(seen: &Seen, port: SocketAddr, (from, to): (Instant, Instant)) -> Vec
 
 /// How far the packets are from a constant rate, in milliseconds: the median and the 95th in a hundred.
 fn off(starts: &[f64]) -> (f64, f64) {
+    if starts.is_empty() {
+        return (f64::INFINITY, f64::INFINITY);
+    }
     let slot = SLOT.as_secs_f64();
     let phase = {
         let mut all: Vec<f64> = starts.iter().map(|at| at % slot).collect();

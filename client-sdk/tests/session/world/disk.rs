@@ -42,6 +42,15 @@ impl World {
         self.act(client);
     }
 
+    /// The client is gone, and another begins with these records; its application knows nothing of the one before.
+    pub(crate) fn replace(&mut self, client: usize, records: Records) {
+        let found = &mut self.clients[client];
+        found.disk = Some(records);
+        found.events.clear();
+        found.kept.clear();
+        self.crash(client);
+    }
+
     /// One more action is carried out, or none any more.
     pub(super) fn survives(&mut self, client: usize) -> bool {
         match &mut self.clients[client].crash_after {
