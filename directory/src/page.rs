@@ -7,6 +7,7 @@ use posta_link::http::escape;
 use posta_protocol::document::{Consensus, Position, RelayEntry};
 use posta_protocol::now::Wall;
 
+use crate::keys::ending;
 use crate::randomness::problems;
 
 /// A round that has made a consensus, as one authority saw it.
@@ -37,6 +38,8 @@ pub struct Status<'a> {
     pub authorities: usize,
     /// Pieces of evidence that have come up since the program's start.
     pub evidence: u64,
+    /// When the authority's signing key ends.
+    pub expires: Wall,
     /// Now.
     pub now: Wall,
 }
@@ -106,6 +109,9 @@ fn facts(out: &mut String, consensus: &Consensus, status: &Status<'_>) {
         count(Position::Mix2),
         status.evidence,
     );
+    if let Some(ending) = ending(status.expires, status.now) {
+        let _ = write!(out, "<p class=bad>{}</p>", escape(&ending.says));
+    }
     for problem in problems(consensus.body()) {
         let _ = write!(out, "<p class=bad>{}</p>", escape(&problem));
     }
@@ -175,7 +181,8 @@ const fn place(position: Option<Position>) -> &'static str {
 }
 
 /// A span in its two largest units.
-fn span(seconds: u64) -> String {
+#[must_use]
+pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -202,12 +209,17 @@ pub fn metrics(status: &Status<'_>) -> String {
         "Evidence of cheating since the program's start.",
         i64::try_from(status.evidence).unwrap_or(i64::MAX),
     );
+    let seconds = |until: Wall| {
+        let apart = i128::from(until.0) - i128::from(status.now.0);
+        i64::try_from(apart / 1000).unwrap_or(i64::MIN)
+    };
+    gauge(
+        "signing_key_seconds",
+        "For how long the signing key is certified; negative once that has ended.",
+        seconds(status.expires),
+    );
     if let Some(consensus) = status.consensus {
         let current = consensus.key_epoch_at(status.now);
-        let seconds = |until: Wall| {
-            let apart = i128::from(until.0) - i128::from(status.now.0);
-            i64::try_from(apart / 1000).unwrap_or(i64::MIN)
-        };
         gauge("epoch", "Epoch of the newest consensus.", i64::try_from(consensus.epoch().0).unwrap_or(i64::MAX));
         gauge(
             "fresh_seconds",
@@ -254,10 +266,18 @@ mod tests {
 
     #[test]
     fn a_network_without_a_consensus_says_so_and_nothing_runs_on_its_page() {
-        let status = Status { consensus: None, rounds: &[], authorities: 4, evidence: 0, now: Wall(0) };
+        let status = Status {
+            consensus: None,
+            rounds: &[],
+            authorities: 4,
+            evidence: 0,
+            expires: Wall(90_000_000_000),
+            now: Wall(0),
+        };
         let html = page(&status);
         assert!(html.contains("no consensus yet") && !html.contains("<script") && !html.contains("http"), "{html}");
         let text = metrics(&status);
         assert!(text.contains("\nposta_directory_authorities 4\n") && !text.contains("epoch"), "{text}");
+        assert!(text.contains("\nposta_directory_signing_key_seconds 90000000\n"), "{text}");
     }
 }

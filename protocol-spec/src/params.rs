@@ -162,6 +162,8 @@ pub const RELAY_CLOCK_SKEW: Duration = Duration::from_secs(120);
 pub const CONSENSUS_LIFETIME_EPOCHS: u64 = 3;
 /// A relay whose descriptor was published more epochs ago than this is left out.
 pub const DESCRIPTOR_LIFETIME_EPOCHS: u64 = 3;
+/// A mix that as many consensuses in a row leave out, and not more, has its place again with the next one that lists it.
+pub const LISTING_GRACE_EPOCHS: u64 = 3;
 /// The round for the next epoch begins when this part of the current one is left: a half.
 pub const VOTING_STARTS_DIVISOR: u64 = 2;
 /// A phase of a round takes this part of an epoch at most: the four of a round fit into its second half.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use posta_protocol::crypto::xwing::KemPublicKey;
-use posta_protocol::document::{Consensus, MixKeys, Position};
+use posta_protocol::document::{Consensus, MixKeys, Position, Protocols, Standing};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::invitation::{RelayPrefix, prefix};
@@ -81,6 +81,22 @@ impl View {
 
     pub(crate) fn key(&self, epoch: KeyEpoch, relay: &RelayId) -> Option<&KemPublicKey> {
         self.keys.get(&epoch)?.get(relay)
+    }
+
+    /// How this program stands to the protocol versions that the network asks for.
+    pub(crate) fn standing(&self) -> Standing {
+        self.consensus.params().standing(Protocols::default())
+    }
+
+    /// How much paths shall use a relay, as the authorities have measured.
+    pub(crate) fn weight(&self, relay: &RelayId) -> u32 {
+        self.consensus.relay(relay).map_or(0, |r| r.class.weight())
+    }
+
+    /// Those of weight; all of them if there are none.
+    pub(crate) fn weighty(&self, relays: Vec<RelayId>) -> Vec<RelayId> {
+        let weighty: Vec<RelayId> = relays.iter().copied().filter(|r| self.weight(r) > 0).collect();
+        if weighty.is_empty() { relays } else { weighty }
     }
 
     /// Whether one operator or one family runs both.

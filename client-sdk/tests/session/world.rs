@@ -212,6 +212,8 @@ impl World {
                 family: None,
                 operator: OperatorId([n as u8; 16]),
                 capacity: 1,
+                protocols: Default::default(),
+                class: Default::default(),
                 listed_since: Wall(0),
                 layers: epochs.iter().map(|e| Some(self.position(n, *e))).collect(),
             });
@@ -237,6 +239,7 @@ impl World {
             previous: Hash([0; 32]),
             shared_random: SharedRandom { deals, ..SharedRandom::default() },
             params,
+            missed: Vec::new(),
             key_epochs: bound,
             relays: entries,
             extensions: Extensions::default(),

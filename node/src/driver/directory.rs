@@ -11,7 +11,7 @@ use posta_link::fetch::{
 };
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Consensus, Descriptor, Extensions, MixKeys, Refusal, Shelf, Succession, Withdrawal, verify_succession,
+    Consensus, Descriptor, Extensions, MixKeys, Protocols, Refusal, Shelf, Succession, Withdrawal, verify_succession,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{KeyEpoch, RelayId};
@@ -29,7 +29,7 @@ use super::clock::{Utc, wall};
 use super::links::Held;
 use super::mirroring;
 use crate::failure::Failure;
-use crate::keys::{KeyError, Keys};
+use crate::keys::{self, KeyError, Keys};
 use crate::relay::replay::Fill;
 use crate::relay::worker::Ring;
 use crate::report::{DAY, KEY_WARNINGS, SigningKey, apart};
@@ -138,6 +138,7 @@ impl Directory {
                     self.look_at(&consensus, held.is_none());
                     said.clear();
                     let consensus = Arc::new(consensus);
+                    self.look_at_versions(&consensus, held.as_deref());
                     if let Some(held) = &held {
                         self.look_at_chain(&consensus, held, &cache);
                     }
@@ -168,6 +169,16 @@ impl Directory {
                 }
             };
             sleep(wait).await;
+        }
+    }
+
+    /// Says what a newer consensus wants of programs like this one, unless the one before wanted it too.
+    fn look_at_versions(&self, new: &Consensus, held: Option<&Consensus>) {
+        let standing = new.params().standing(Protocols::default());
+        if held.is_none_or(|held| held.params().standing(Protocols::default()) != standing)
+            && let Some(says) = standing.says(Protocols::default())
+        {
+            warn!("{says}");
         }
     }
 
@@ -306,15 +317,22 @@ impl Directory {
 
     fn descriptor(&self, signer: &Signer, mix_keys: PublicKeys, capacity: u32, now: Wall) -> Result<Vec<u8>, Failure> {
         let config = Arc::clone(&self.settings.borrow());
+        let family = keys::family(&config.state_dir, &self.relay).map_err(Failure::disk)?;
+        if config.family_key().is_some_and(|wanted| family.is_none_or(|family| family.key != wanted)) {
+            return Err(Failure::usage(
+                "`family` names a family that has not taken this relay in: run `posta-node keys family --key FILE`",
+            ));
+        }
         let descriptor = Descriptor {
             certificate: *signer.keys.certificate(),
             link_key: signer.keys.link_public(),
             link_addresses: config.advertised_link(),
             client_addresses: config.advertised_client(),
             roles: config.directory_roles(),
-            family: config.family_key(),
+            family,
             operator: config.operator_id(&self.relay),
             capacity,
+            protocols: Protocols::default(),
             published: now,
             mix_keys,
             extensions: Extensions::default(),
@@ -395,7 +413,10 @@ fn warn_of_expiry(warned: &mut Option<i64>, expires: Wall, now: Wall) {
 
 /// A refusal that trying again won't change.
 const fn lasting(reason: Refusal) -> bool {
-    matches!(reason, Refusal::Malformed | Refusal::Untrusted | Refusal::Address | Refusal::Unsupported)
+    matches!(
+        reason,
+        Refusal::Malformed | Refusal::Untrusted | Refusal::Address | Refusal::Unsupported | Refusal::Policy
+    )
 }
 
 /// Says each new trouble once, not at every attempt.

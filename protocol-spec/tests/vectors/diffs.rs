@@ -4,8 +4,8 @@ use core::time::Duration;
 
 use posta_protocol::codec::Writer;
 use posta_protocol::document::{
-    Consensus, ConsensusBody, ConsensusDiff, KeyEpochPart, MixKeys, MixKeysDiff, Position, RelayEntry, Roles,
-    UnverifiedConsensus, UnverifiedMixKeys,
+    Class, Consensus, ConsensusBody, ConsensusDiff, KeyEpochPart, MixKeys, MixKeysDiff, Position, Protocols,
+    RelayEntry, Reliability, Roles, Speed, UnverifiedConsensus, UnverifiedMixKeys,
 };
 use posta_protocol::ids::{KeyEpoch, LinkPublicKey, OperatorId, RelayId};
 use posta_protocol::params::PROTOCOL_VERSION;
@@ -51,6 +51,8 @@ fn next() -> (ConsensusBody, MixKeys) {
         family: if all.family.is_some() { None } else { Some(rng.array()) },
         operator: OperatorId(rng.array()),
         capacity: 501,
+        protocols: Protocols { oldest: 1, newest: 2 },
+        class: Class { reliability: Reliability::Flagged, speed: Speed::Slow },
         listed_since: next.valid_after,
         ..all.clone()
     };
