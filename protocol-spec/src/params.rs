@@ -238,9 +238,11 @@ pub const REQUESTS_AT_ONCE: u32 = 8;
 /// How long a new connection may take to become a link.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take, from its first byte to the reply's last.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long a request or a reply may take to pass.
 pub const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that must go over a connection within [`TRANSFER_TIMEOUT`], or a transfer has failed.
+pub const LEAST_PROGRESS: u64 = 16 * 1024;
 /// Silence after which a relay counts as gone.
 pub const LINK_IDLE: Duration = Duration::from_secs(6);
 /// How often an otherwise silent link says that it lives: two may get lost.
