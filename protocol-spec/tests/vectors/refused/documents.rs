@@ -34,6 +34,7 @@ pub(super) fn make() -> Vec<Json> {
         echoes(&all),
         signatures(&all),
         super::later::make(&all),
+        super::diffs::make(),
         on_requests(),
     ]
     .concat()
