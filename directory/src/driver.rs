@@ -68,6 +68,7 @@ pub enum DriverError {
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    ahead: i64,
 }
 
 impl Clock {
@@ -75,7 +76,7 @@ impl Clock {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the driver reads the clocks")]
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), ahead: 0 }
     }
 
     /// What both say.
@@ -84,7 +85,14 @@ impl Clock {
     pub fn now(&self) -> Now {
         let mono = Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX));
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        Now { mono, wall: Wall(u64::try_from(wall).unwrap_or(u64::MAX)) }
+        let wall = u64::try_from(wall).unwrap_or(u64::MAX).saturating_add_signed(self.ahead);
+        Now { mono, wall: Wall(wall) }
+    }
+
+    /// The same clock, but so many milliseconds ahead of what the system says: for tests of wrong clocks.
+    #[must_use]
+    pub const fn ahead(self, millis: i64) -> Self {
+        Self { ahead: millis, ..self }
     }
 }
 
@@ -132,11 +140,23 @@ struct Outgoing {
 /// # Errors
 /// [`DriverError`]. An authority that can't write its state must not go on.
 pub async fn serve(endpoint: Endpoint, setup: Setup, stop: impl Future<Output = ()>) -> Result<(), DriverError> {
+    serve_by(Clock::start(), endpoint, setup, stop).await
+}
+
+/// As [`serve`], by this clock.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_by(
+    clock: Clock,
+    endpoint: Endpoint,
+    setup: Setup,
+    stop: impl Future<Output = ()>,
+) -> Result<(), DriverError> {
     let Setup { settings, signing_key, state_dir, http, policy, admission, measure_loops, .. } = setup;
     let archive = Arc::new(Archive::open(&state_dir)?);
     let memory = archive.load(&settings.authorities)?;
     let rng = StdRng::try_from_rng(&mut rand::rngs::SysRng).map_err(|_| DriverError::Randomness)?;
-    let clock = Clock::start();
     let authorities = settings.authorities.clone();
     let own = AuthorityId(settings.certificate.identity);
     info!(authorities = authorities.len(), threshold = authorities.threshold(), "the authority is running");

@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use posta_link::fetch::to_hex;
 use posta_link::http::escape;
-use posta_protocol::document::{Consensus, Position, RelayEntry};
+use posta_protocol::document::{Consensus, Position, RelayEntry, Reliability};
 use posta_protocol::now::Wall;
 
 use crate::keys::ending;
 use crate::randomness::problems;
+use crate::show::{key_epoch, reliability, speed};
 
 /// A round that has made a consensus, as one authority saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ pub fn page(status: &Status<'_>) -> String {
 }
 
 fn facts(out: &mut String, consensus: &Consensus, status: &Status<'_>) {
-    let current = consensus.key_epoch_at(status.now);
+    let current = key_epoch(consensus, status.now);
     let count = |position| consensus.relays_at(current, position).count();
     let (state, class) = if status.now >= consensus.valid_until() {
         ("expired: nobody uses it any more", "bad")
@@ -145,7 +146,7 @@ fn relays(out: &mut String, consensus: &Consensus, now: Wall) {
     for part in consensus.key_epochs() {
         let _ = write!(out, "<th>key epoch {}", part.epoch.0);
     }
-    out.push_str("<th>packets/s<th>listed for<th>address</tr>");
+    out.push_str("<th>packets/s<th>loss<th>speed<th>listed for<th>address</tr>");
     for relay in consensus.relays() {
         let _ = write!(out, "<tr><td><code>{}</code><td>{}", relay.id.short(), offers(relay));
         for layer in &relay.layers {
@@ -154,8 +155,11 @@ fn relays(out: &mut String, consensus: &Consensus, now: Wall) {
         let address = relay.link_addresses.first().map_or_else(|| "-".to_owned(), ToString::to_string);
         let _ = write!(
             out,
-            "<td class=n>{}<td>{}<td><code>{}</code></tr>",
+            "<td class=n>{}<td{}>{}<td>{}<td>{}<td><code>{}</code></tr>",
             relay.capacity,
+            if relay.class.reliability == Reliability::Flagged { " class=bad" } else { "" },
+            reliability(relay.class),
+            speed(relay.class),
             span(now.since(relay.listed_since).as_secs()),
             escape(&address)
         );
@@ -219,7 +223,7 @@ pub fn metrics(status: &Status<'_>) -> String {
         seconds(status.expires),
     );
     if let Some(consensus) = status.consensus {
-        let current = consensus.key_epoch_at(status.now);
+        let current = key_epoch(consensus, status.now);
         gauge("epoch", "Epoch of the newest consensus.", i64::try_from(consensus.epoch().0).unwrap_or(i64::MAX));
         gauge(
             "fresh_seconds",
@@ -240,6 +244,10 @@ pub fn metrics(status: &Status<'_>) -> String {
                 whole(consensus.relays_at(current, position).count()),
             );
         }
+    }
+    if let Some(consensus) = status.consensus {
+        let flagged = consensus.relays().iter().filter(|r| r.class.reliability == Reliability::Flagged).count();
+        gauge("flagged", "Relays that lose so much that paths avoid them.", whole(flagged));
     }
     if let Some(round) = status.rounds.first() {
         gauge("votes_counted", "Votes that counted in the round that made it.", whole(round.counted));

@@ -246,13 +246,8 @@ impl World {
         };
         let (identity, signing) = (sign_key(1), sign_key(2));
         let year = Duration::from_secs(365 * 24 * 3600);
-        let certificate = Certificate::issue(
-            &identity,
-            Purpose::Authority,
-            SigningPublicKey(signing.public()),
-            self.now.wall - year,
-            self.now.wall + year,
-        );
+        let (key, now) = (SigningPublicKey(signing.public()), self.now.wall);
+        let certificate = Certificate::issue(&identity, Purpose::Authority, key, now - year, now + year);
         let encoded = body.encode();
         let signature = ConsensusSignature::sign(&body.header(&encoded), certificate, &signing);
         (Consensus::assemble(&encoded, &[signature]), parts)

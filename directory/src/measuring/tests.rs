@@ -143,7 +143,7 @@ fn a_relay_that_drops_a_fifth_is_flagged_within_six_epochs_and_no_honest_one_is(
 
 #[test]
 #[ignore = "the whole thousand: make soak"]
-fn a_thousand_runs_of_the_measuring() {
+fn soak_a_thousand_runs_of_the_measuring() {
     runs(0..1_000);
 }
 
