@@ -1,6 +1,7 @@
 //! The programs as a user runs them: separate processes, real sockets, real disks. One test at a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod authorities;
 mod demo;
 mod kills;
 mod refusals;
