@@ -132,8 +132,11 @@ impl Network {
     }
 
     fn votes(&self, epoch: u64, newest: Option<&Consensus>) -> Vec<Vote> {
-        let relays: Vec<_> =
-            self.relays.iter().map(|r| VotedRelay { id: r.descriptor.identity(), digest: r.digest() }).collect();
+        let relays: Vec<_> = self
+            .relays
+            .iter()
+            .map(|r| VotedRelay { id: r.descriptor.identity(), digest: r.digest(), class: Default::default() })
+            .collect();
         let key_epoch = key_epoch(epoch);
         let vote = |signer: &Signer| {
             let id = AuthorityId(signer.identity.public());
@@ -201,6 +204,7 @@ fn relay(n: usize, rng: &mut ChaCha20Rng) -> Result<Held> {
         family: None,
         operator: OperatorId([a; 16]),
         capacity: 500 + rng.next_u32() % 2_000,
+        protocols: Default::default(),
         published: at(EPOCH),
         mix_keys,
         extensions: Extensions::default(),

@@ -43,6 +43,7 @@ use std::fmt;
 use std::time::Duration;
 
 use posta_protocol::command::Command;
+use posta_protocol::document::{Consensus, Protocols, Standing};
 use posta_protocol::ids::{KeyEpoch, RelayId};
 use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now};
@@ -148,6 +149,7 @@ impl Session {
         let start = self.core.actions.len();
         match event {
             Event::Network { consensus, mix_keys } => {
+                self.look_at_versions(&consensus);
                 let tempo = Tempo::new(self.core.line.profile, consensus.params());
                 self.core.requests.tempo = tempo;
                 self.core.line.set(now.mono, tempo.slot);
@@ -169,6 +171,15 @@ impl Session {
         self.step(now);
         self.core.hashes = 0;
         self.save(now, start);
+    }
+
+    /// Says what a newer consensus wants of programs like this one, unless the one before wanted it too.
+    fn look_at_versions(&mut self, new: &Consensus) {
+        let standing = new.params().standing(Protocols::default());
+        let before = self.core.view.as_ref().map(|view| view.standing());
+        if standing != Standing::Current && before != Some(standing) {
+            self.core.emit(ClientEvent::Warning(Warning::Protocol(standing)));
+        }
     }
 
     /// The next thing to be done, if there is one.

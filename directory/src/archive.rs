@@ -7,12 +7,14 @@
 //! signed        epoch (8) | valid after (8) | hash (32)
 //! newest        consensus | mix keys, one part for each key epoch
 //! descriptors   what relays have posted
+//! withdrawn     relays that have withdrawn since then, and when: relay (32) | time (8), each
 //! history/      the last consensuses, as they were signed: EPOCH.consensus
 //! evidence/     pairs of signed documents that exclude each other: EPOCH-HASH.evidence
 //! ```
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +22,7 @@ use posta_link::keys::atomic_write;
 use posta_protocol::codec::{Reader, Writer};
 use posta_protocol::document::{Authorities, Evidence, Header};
 use posta_protocol::error::{Malformed, Untrusted};
-use posta_protocol::ids::{Epoch, Hash, KeyEpoch};
+use posta_protocol::ids::{Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::now::Wall;
 use posta_protocol::params::{MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_LEN, MAX_KEY_EPOCHS, MAX_MIX_KEYS_LEN, MAX_RELAYS};
 use posta_protocol::secret::Secret;
@@ -106,7 +108,8 @@ impl Archive {
         });
         let descriptors =
             self.read("descriptors")?.and_then(|bytes| parse_descriptors(&bytes).ok()).unwrap_or_default();
-        Ok(Memory { voted, contribution: contribution.map(Arc::new), signed, newest, descriptors })
+        let withdrawals = self.read(WITHDRAWN)?.map(|bytes| parse_withdrawals(&bytes)).unwrap_or_default();
+        Ok(Memory { voted, contribution: contribution.map(Arc::new), signed, newest, descriptors, withdrawals })
     }
 
     fn load_strict<T>(
@@ -161,7 +164,12 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Io`].
-    pub fn publish(&self, published: &Published, descriptors: &[Arc<[u8]>]) -> Result<(), ArchiveError> {
+    pub fn publish(
+        &self,
+        published: &Published,
+        descriptors: &[Arc<[u8]>],
+        withdrawals: &[(RelayId, Wall)],
+    ) -> Result<(), ArchiveError> {
         let mut w = Writer::with_capacity(published.bytes.len() + 64);
         w.bounded(&published.bytes);
         w.count(published.parts.len());
@@ -176,7 +184,27 @@ impl Archive {
         for descriptor in descriptors {
             w.bounded(descriptor);
         }
-        self.write("descriptors", &w.finish())
+        self.write("descriptors", &w.finish())?;
+        self.write(WITHDRAWN, &withdrawals.iter().flat_map(|one| encode_withdrawal(*one)).collect::<Vec<_>>())
+    }
+
+    /// Adds a withdrawal; when this returns it is on disk, synced.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`].
+    pub fn withdrawn(&self, relay: RelayId, at: Wall) -> Result<(), ArchiveError> {
+        let path = self.folder.join(WITHDRAWN);
+        let append = || {
+            let mut file = fs::OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(&path)?;
+            // What a crash has left of one is overwritten by nothing, and read as nothing.
+            let torn = file.metadata()?.len() % WITHDRAWAL_LEN as u64;
+            if torn != 0 {
+                file.set_len(file.metadata()?.len() - torn)?;
+            }
+            file.write_all(&encode_withdrawal((relay, at)))?;
+            file.sync_all()
+        };
+        append().map_err(|source| ArchiveError::Io { path: path.clone(), source })
     }
 
     /// The consensuses that are kept, for whoever reads them beside the authority.
@@ -205,6 +233,8 @@ impl Archive {
     }
 }
 
+const WITHDRAWN: &str = "withdrawn";
+const WITHDRAWAL_LEN: usize = RelayId::LEN + 8;
 const HISTORY: &str = "history";
 const SUFFIX: &str = ".consensus";
 
@@ -252,6 +282,19 @@ fn parse_newest(bytes: &[u8], authorities: &Authorities) -> Result<Published, Un
     Published::new(consensus, parts, authorities)
 }
 
+fn encode_withdrawal((relay, at): (RelayId, Wall)) -> Vec<u8> {
+    [relay.0.as_slice(), &at.0.to_le_bytes()].concat()
+}
+
+/// The last one may be torn: it is left out, as its relay was never told that it was taken.
+fn parse_withdrawals(bytes: &[u8]) -> Vec<(RelayId, Wall)> {
+    let one = |record: &[u8]| {
+        let mut r = Reader::new(record);
+        Some((RelayId::read(&mut r).ok()?, Wall(r.u64("withdrawal").ok()?)))
+    };
+    bytes.chunks_exact(WITHDRAWAL_LEN).filter_map(one).collect()
+}
+
 fn parse_descriptors(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
     let mut r = Reader::new(bytes);
     let n = r.count(MAX_RELAYS, "descriptors")?;
@@ -294,6 +337,21 @@ mod tests {
         assert_eq!((memory.voted, memory.signed), (Some((Epoch(7), 2)), Some(header)));
         assert_eq!(memory.contribution, Some(contribution), "it reveals what it has committed to");
         assert!(memory.newest.is_none() && memory.descriptors.is_empty());
+    }
+
+    #[test]
+    fn a_withdrawal_is_there_after_a_restart_and_a_torn_one_harms_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        let (one, two) = ((RelayId([1; 32]), Wall(5)), (RelayId([2; 32]), Wall(6)));
+        archive.withdrawn(one.0, one.1).unwrap();
+        let path = folder.path().join(WITHDRAWN);
+        let mut torn = fs::read(&path).unwrap();
+        torn.extend([7; 11]);
+        fs::write(&path, torn).unwrap();
+        assert_eq!(archive.load(&authorities()).unwrap().withdrawals, [one]);
+        archive.withdrawn(two.0, two.1).unwrap();
+        assert_eq!(archive.load(&authorities()).unwrap().withdrawals, [one, two]);
     }
 
     #[test]

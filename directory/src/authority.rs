@@ -20,16 +20,18 @@ use std::sync::Arc;
 
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
-    Authorities, Certificate, Consensus, Evidence, Header, Params, Reply, Request, RoundReport, Shelf, Signature,
-    UnverifiedConsensus, UnverifiedMixKeys, VoteReport, VoteState,
+    Authorities, Certificate, Class, Consensus, Evidence, Header, Params, Reply, Request, RoundReport, Shelf,
+    Signature, UnverifiedConsensus, UnverifiedMixKeys, VoteReport, VoteState,
 };
 use posta_protocol::error::{Malformed, Untrusted};
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch};
+use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::now::{Mono, Now, Wall};
 use rand_core::CryptoRng;
 
+use crate::admission::Policy;
 use crate::intake::{Held, Intake};
+use crate::keys::Signing;
 use crate::tally::Outcome;
 use calls::{Call, Catching, Resend};
 pub use contribution::Contribution;
@@ -64,6 +66,8 @@ pub struct Memory {
     pub newest: Option<Arc<Published>>,
     /// Descriptors of relays.
     pub descriptors: Vec<Vec<u8>>,
+    /// Relays that have withdrawn, and when.
+    pub withdrawals: Vec<(RelayId, Wall)>,
 }
 
 /// A consensus with everything that belongs to it.
@@ -168,6 +172,8 @@ pub enum Action {
     },
     /// Write to disk and sync, then say so with [`Event::Recorded`].
     Record(Record),
+    /// A relay has withdrawn: write that to disk and sync, before the next action.
+    Withdrawn(RelayId, Wall),
     /// There is a new consensus: keep it.
     Publish(Arc<Published>),
     /// Signed things that exclude each other: keep them, and tell the operator.
@@ -216,6 +222,8 @@ pub struct Authority<R> {
     rng: R,
     actions: VecDeque<Action>,
     intake: Intake,
+    /// How well relays work, as this authority has measured.
+    measured: BTreeMap<RelayId, Class>,
     voted: Option<(Epoch, u32)>,
     contribution: Option<Arc<Contribution>>,
     /// Commits and reveals of the others.
@@ -259,6 +267,7 @@ impl<R: CryptoRng> Authority<R> {
     /// An authority that starts, or starts again.
     pub fn new(settings: Settings, key: SignKey, rng: R, memory: Memory, now: Now) -> Self {
         let mut intake = Intake::new(settings.params.reserved_networks());
+        intake.restore_withdrawals(&memory.withdrawals);
         for bytes in &memory.descriptors {
             intake.restore(now, bytes);
         }
@@ -273,6 +282,7 @@ impl<R: CryptoRng> Authority<R> {
             rng,
             actions: VecDeque::new(),
             intake,
+            measured: BTreeMap::new(),
             voted: memory.voted,
             contribution: memory.contribution,
             seen: BTreeMap::new(),
@@ -312,6 +322,9 @@ impl<R: CryptoRng> Authority<R> {
         match event {
             Event::Request { ticket, peer, from, request } => {
                 let reply = self.answer(now, peer, from, request);
+                if let Some((relay, at)) = self.intake.last_withdrawal() {
+                    self.actions.push_back(Action::Withdrawn(relay, at));
+                }
                 self.actions.push_back(Action::Reply { ticket, reply });
             }
             Event::Answer { call, reply } => self.answered(now, call, reply),
@@ -351,6 +364,33 @@ impl<R: CryptoRng> Authority<R> {
     #[must_use]
     pub fn descriptors(&self) -> Vec<Arc<[u8]>> {
         self.intake.iter().map(|held| Arc::clone(&held.bytes)).collect()
+    }
+
+    /// Relays that have withdrawn, for the archive.
+    #[must_use]
+    pub fn withdrawals(&self) -> Vec<(RelayId, Wall)> {
+        self.intake.withdrawals()
+    }
+
+    /// Votes only for relays that this policy admits, from the next vote on.
+    pub fn decide(&mut self, policy: Policy) {
+        self.intake.decide(policy);
+    }
+
+    /// Votes for these classes from now on; a relay that isn't among them is not measured.
+    pub fn measured(&mut self, classes: BTreeMap<RelayId, Class>) {
+        self.measured = classes;
+    }
+
+    /// Signs with a renewed key from now on. Whose it is doesn't change; another authority's is not taken, and the answer is
+    /// `false`.
+    pub fn rekey(&mut self, signing: Signing) -> bool {
+        if signing.certificate.identity != self.id.0 {
+            return false;
+        }
+        self.settings.certificate = signing.certificate;
+        self.key = signing.key;
+        true
     }
 
     fn epoch_ms(&self) -> u64 {

@@ -1,6 +1,8 @@
 //! The command line.
 
+mod check;
 mod inspect;
+mod keys;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -65,7 +67,16 @@ enum Command {
         #[arg(long)]
         renew: bool,
     },
-    /// Run the authority.
+    /// Check configuration, keys and ports, and change nothing. Exit code 1 if the signing key ends within a day.
+    Check {
+        /// The configuration file.
+        #[arg(long, default_value = CONFIG_FILE)]
+        config: PathBuf,
+    },
+    /// What keys the authority has; renew its signing key; take its identity key offline.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Run the authority. At SIGHUP it takes over a renewed signing key and changed lists of relays.
     Run {
         /// The configuration file.
         #[arg(long, default_value = CONFIG_FILE)]
@@ -197,6 +208,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
             make(&dir, &config, address, days, renew)
         }
+        Command::Check { config } => check::check(&config),
+        Command::Keys(command) => keys::keys(&command),
         Command::Run { config, log_level } => run(&config, log_level),
         Command::Show { network, json } => show(&network, json),
         Command::Status { network, json } => inspect::status(&network, json),
@@ -229,7 +242,7 @@ fn make(dir: &Path, config: &Config, address: Vec<SocketAddr>, days: u64, renew:
     }
     print(&format!(
         "{}\n# Give this entry to all authorities, relays and clients of the network; it is also in {}.\n\
-         # Then keep identity.key offline: it is needed again only for `posta-directory init --renew`.\n",
+         # Then keep identity.key offline: it is needed again only for `posta-directory keys renew`.\n",
         entry.to_toml(),
         dir.join(ENTRY_FILE).display()
     ))

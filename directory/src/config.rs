@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use posta_link::config::ConfigError;
 use posta_link::fetch::{Network, NetworkError};
@@ -12,28 +11,25 @@ use posta_link::keys::{KeyFileError, atomic_write, load_or_create_seed, load_see
 use posta_link::logs::LogLevel;
 use posta_link::{LinkError, LinkKey};
 use posta_protocol::crypto::signature::SignKey;
-use posta_protocol::document::{Authorities, Authority, Certificate, Params, Purpose};
+use posta_protocol::document::{Authorities, Authority, Params};
 use posta_protocol::error::{Misuse, Untrusted};
 use posta_protocol::geometry::Geometry;
-use posta_protocol::ids::{AuthorityId, SigningPublicKey};
+use posta_protocol::ids::AuthorityId;
 use posta_protocol::now::Wall;
 use posta_protocol::params::{DEFAULT_LAYER_MIN, MIN_EPOCHS_PER_KEY_EPOCH};
 use posta_protocol::registry::parameter;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::admission::{AdmissionConfig, Policy};
 use crate::authority::Settings;
+use crate::keys::{self, IDENTITY_FILE, SIGNING_FILE, Signing};
 
 /// The configuration's file name.
 pub const CONFIG_FILE: &str = "directory.toml";
 /// This authority's own entry for `network.toml`.
 pub const ENTRY_FILE: &str = "authority.toml";
-const IDENTITY_FILE: &str = "identity.key";
-const SIGNING_FILE: &str = "signing.key";
-const CERTIFICATE_FILE: &str = "signing.certificate";
 const LINK_FILE: &str = "link.key";
-/// Certificates are valid from a day before they are issued: other clocks may be behind.
-const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 const PUBLIC_MODE: u32 = 0o644;
 /// Shortest epoch: below, a round doesn't fit in.
 const MIN_EPOCH_MS: u64 = 1_000;
@@ -56,12 +52,20 @@ pub struct Config {
     pub layer_min: u64,
     /// Relays to wait for before the first consensus.
     pub bootstrap_relays: usize,
+    /// Loops by which it measures each relay in each of its roles, in an epoch; 0: it measures none.
+    pub measure_loops: usize,
     /// Whether private and loopback addresses are allowed: test networks only.
     pub reserved_networks: bool,
     /// How much is logged.
     pub log_level: LogLevel,
+    /// The oldest protocol version that it wants relays and clients to speak at least; 0: it says nothing.
+    pub protocol_required: u16,
+    /// The protocol version that it recommends; 0: it says nothing.
+    pub protocol_recommended: u16,
     /// Pages for people and programs.
     pub http: HttpConfig,
+    /// Which relays it votes for.
+    pub admission: AdmissionConfig,
 }
 
 /// Where pages for people and programs are served.
@@ -99,9 +103,13 @@ impl Default for Config {
             key_epoch_ms: 6 * 3_600_000,
             layer_min: DEFAULT_LAYER_MIN,
             bootstrap_relays: 3,
+            measure_loops: 20,
             reserved_networks: false,
             log_level: LogLevel::Info,
+            protocol_required: 0,
+            protocol_recommended: 0,
             http: HttpConfig::default(),
+            admission: AdmissionConfig::default(),
         }
     }
 }
@@ -127,17 +135,31 @@ pub enum SetupError {
     Value(&'static str),
     /// The certificate.
     #[error(
-        "the certificate of the signing key is not usable: {0}; run `posta-directory init` again where the identity key is"
+        "the certificate of the signing key is not usable: {0}; run `posta-directory keys renew` where the identity key is"
     )]
     Certificate(Untrusted),
     /// The certificate is for another key.
-    #[error("the certificate is for another signing key: run `posta-directory init` again where the identity key is")]
+    #[error("the certificate is for another signing key: run `posta-directory keys renew` where the identity key is")]
     OtherKey,
     /// This authority isn't listed.
     #[error(
         "{0} does not list this authority with this link key: add the entry that `posta-directory init` has printed"
     )]
     NotListed(PathBuf),
+    /// The identity key that was given is another authority's.
+    #[error("{0} is the identity key of another authority: give this one's")]
+    OtherIdentity(PathBuf),
+    /// There is a file where one was to be made.
+    #[error("{0} is there already: choose another file")]
+    Taken(PathBuf),
+    /// A list of relays.
+    #[error("{path}, line {line}: a relay's identity is 64 hexadecimal digits; remarks begin with #", path = .path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; 0 for a file that is too long.
+        line: usize,
+    },
     /// A file can't be read or written.
     #[error("{path} can't be read or written: {source}", path = .path.display())]
     Io {
@@ -155,7 +177,7 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         |source| Self::Io { path: path.to_owned(), source }
     }
 }
@@ -173,6 +195,12 @@ pub struct Setup {
     pub state_dir: PathBuf,
     /// Where pages are served, if anywhere.
     pub http: Option<SocketAddr>,
+    /// Which relays it votes for.
+    pub policy: Policy,
+    /// Where the policy comes from.
+    pub admission: AdmissionConfig,
+    /// Loops through each relay in each of its roles in an epoch; 0: none.
+    pub measure_loops: usize,
 }
 
 impl Config {
@@ -185,6 +213,11 @@ impl Config {
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         config.state_dir = folder.join(&config.state_dir);
         config.network = folder.join(&config.network);
+        for list in [&mut config.admission.allow, &mut config.admission.deny] {
+            if !list.as_os_str().is_empty() {
+                *list = folder.join(&*list);
+            }
+        }
         if config.epoch_ms < MIN_EPOCH_MS {
             return Err(SetupError::Value(
                 "`epoch_ms` must be at least 1000: a round doesn't fit into a shorter epoch",
@@ -223,16 +256,28 @@ impl Config {
              layer_min = {}\n\
              # Relays to wait for before the first consensus. Default: 3.\n\
              bootstrap_relays = {}\n\
+             # Loops by which each relay is measured in each of its roles, in an epoch; 0: none. Default: 20.\n\
+             measure_loops = {}\n\
              # Whether private and loopback addresses are allowed: test networks only. Default: false.\n\
              reserved_networks = {}\n\
              # How much is logged: error, warn, info, debug or trace. Default: \"info\".\n\
-             log_level = \"{}\"\n\n\
+             log_level = \"{}\"\n\
+             # The oldest protocol version that relays and clients must speak; who speaks less is left out. 0: no word. Default: 0.\n\
+             protocol_required = {}\n\
+             # The protocol version that everybody should speak; who doesn't is told so. 0: no word. Default: 0.\n\
+             protocol_recommended = {}\n\n\
              # Pages over HTTP for people and programs: status, the consensus and its history, and metrics for this machine.\n\
              [http]\n\
              # An address, as \"127.0.0.1:8430\". Default: \"\", nowhere.\n\
              listen = {:?}\n\
              # Whether it may be an address that others can reach. There is no TLS. Default: false.\n\
-             public = {}\n",
+             public = {}\n\n\
+             # Which relays this authority votes for. Read again at SIGHUP.\n\
+             [admission]\n\
+             # A file with the only relays to admit, an identity of 64 hexadecimal digits on each line. Default: \"\", all.\n\
+             allow = {}\n\
+             # A file with relays never to admit. Default: \"\", none.\n\
+             deny = {}\n",
             self.listen,
             quoted(&self.state_dir),
             quoted(&self.network),
@@ -240,10 +285,15 @@ impl Config {
             self.key_epoch_ms,
             self.layer_min,
             self.bootstrap_relays,
+            self.measure_loops,
             self.reserved_networks,
             self.log_level,
+            self.protocol_required,
+            self.protocol_recommended,
             self.http.listen,
             self.http.public,
+            quoted(&self.admission.allow),
+            quoted(&self.admission.deny),
         )
     }
 
@@ -255,6 +305,14 @@ impl Config {
         params.set(parameter::KEY_EPOCH_MS, self.key_epoch_ms);
         params.set(parameter::LAYER_MIN, self.layer_min);
         params.set(parameter::RESERVED_NETWORKS, u64::from(self.reserved_networks));
+        for (code, version) in [
+            (parameter::PROTOCOL_REQUIRED, self.protocol_required),
+            (parameter::PROTOCOL_RECOMMENDED, self.protocol_recommended),
+        ] {
+            if version != 0 {
+                params.set(code, version.into());
+            }
+        }
         params
     }
 
@@ -264,15 +322,8 @@ impl Config {
     /// [`SetupError`], saying what to do.
     pub fn setup(&self, now: Wall) -> Result<Setup, SetupError> {
         let network = Network::load(&self.network)?;
-        let signing_key = SignKey::from_seed(&load_seed(&self.state_dir.join(SIGNING_FILE))?);
+        let Signing { key: signing_key, certificate } = keys::signing(&self.state_dir, now)?;
         let link_key = LinkKey::from_seed(&load_seed(&self.state_dir.join(LINK_FILE))?)?;
-        let path = self.state_dir.join(CERTIFICATE_FILE);
-        let bytes = fs::read(&path).map_err(SetupError::io(&path))?;
-        let certificate = Certificate::decode(&bytes).map_err(|e| SetupError::Certificate(e.into()))?;
-        certificate.verify(Purpose::Authority, now, "this authority").map_err(SetupError::Certificate)?;
-        if certificate.key.0 != signing_key.public() {
-            return Err(SetupError::OtherKey);
-        }
         match network.authorities().get(&AuthorityId(certificate.identity)) {
             Some(listed) if listed.link_key == link_key.public() => {}
             _ => return Err(SetupError::NotListed(self.network.clone())),
@@ -284,7 +335,18 @@ impl Config {
             params: self.params(),
             bootstrap_relays: self.bootstrap_relays,
         };
-        Ok(Setup { settings, signing_key, link_key, state_dir: self.state_dir.clone(), http: self.http.address()? })
+        let policy = Policy::load(&self.admission)?;
+        let (state_dir, admission) = (self.state_dir.clone(), self.admission.clone());
+        Ok(Setup {
+            settings,
+            signing_key,
+            link_key,
+            state_dir,
+            http: self.http.address()?,
+            policy,
+            admission,
+            measure_loops: self.measure_loops,
+        })
     }
 }
 
@@ -313,18 +375,11 @@ pub fn init(
     let identity = SignKey::from_seed(&seed(IDENTITY_FILE)?);
     let signing = SignKey::from_seed(&seed(SIGNING_FILE)?);
     let link = LinkKey::from_seed(&seed(LINK_FILE)?)?;
-    let certificate = Certificate::issue(
-        &identity,
-        Purpose::Authority,
-        SigningPublicKey(signing.public()),
-        now - BACKDATED,
-        now + Duration::from_secs(days.saturating_mul(24 * 3600)),
-    );
+    keys::issue(folder, &identity, &signing, days, now)?;
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         atomic_write(&path, bytes, PUBLIC_MODE).map_err(SetupError::io(&path))
     };
-    write(CERTIFICATE_FILE, &certificate.encode())?;
     let entry = Network::new(Authorities::new(vec![Authority {
         id: AuthorityId(identity.public()),
         link_key: link.public(),
@@ -339,6 +394,8 @@ pub fn init(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

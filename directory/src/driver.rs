@@ -4,29 +4,34 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use posta_link::fetch;
 use posta_link::{Connection, Endpoint};
 use posta_protocol::document::{Authorities, Authority as Listed, Refusal, Reply, Request};
-use posta_protocol::ids::AuthorityId;
+use posta_protocol::ids::{AuthorityId, Epoch};
 use posta_protocol::now::{Mono, Now, Wall};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
+use crate::admission::{AdmissionConfig, Policy};
 use crate::archive::{Archive, ArchiveError};
-use crate::authority::{Action, Authority, Event, Record};
+use crate::authority::{Action, Authority, Event, Published, Record};
 use crate::config::Setup;
+use crate::keys::{self, Ending};
+use crate::measuring::{Measuring, Seen};
 use crate::randomness;
 
 mod http;
+mod measure;
 
 /// Events that wait for the core; whoever has another one waits.
 const MAX_EVENTS: usize = 1_024;
@@ -63,6 +68,7 @@ pub enum DriverError {
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    ahead: i64,
 }
 
 impl Clock {
@@ -70,7 +76,7 @@ impl Clock {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the driver reads the clocks")]
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), ahead: 0 }
     }
 
     /// What both say.
@@ -79,7 +85,14 @@ impl Clock {
     pub fn now(&self) -> Now {
         let mono = Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX));
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        Now { mono, wall: Wall(u64::try_from(wall).unwrap_or(u64::MAX)) }
+        let wall = u64::try_from(wall).unwrap_or(u64::MAX).saturating_add_signed(self.ahead);
+        Now { mono, wall: Wall(wall) }
+    }
+
+    /// The same clock, but so many milliseconds ahead of what the system says: for tests of wrong clocks.
+    #[must_use]
+    pub const fn ahead(self, millis: i64) -> Self {
+        Self { ahead: millis, ..self }
     }
 }
 
@@ -109,6 +122,11 @@ enum Input {
         call: u64,
         reply: Option<Reply>,
     },
+    /// What became of a loop.
+    Seen {
+        epoch: Epoch,
+        seen: Seen,
+    },
 }
 
 struct Outgoing {
@@ -122,11 +140,23 @@ struct Outgoing {
 /// # Errors
 /// [`DriverError`]. An authority that can't write its state must not go on.
 pub async fn serve(endpoint: Endpoint, setup: Setup, stop: impl Future<Output = ()>) -> Result<(), DriverError> {
-    let Setup { settings, signing_key, state_dir, http, .. } = setup;
+    serve_by(Clock::start(), endpoint, setup, stop).await
+}
+
+/// As [`serve`], by this clock.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_by(
+    clock: Clock,
+    endpoint: Endpoint,
+    setup: Setup,
+    stop: impl Future<Output = ()>,
+) -> Result<(), DriverError> {
+    let Setup { settings, signing_key, state_dir, http, policy, admission, measure_loops, .. } = setup;
     let archive = Arc::new(Archive::open(&state_dir)?);
     let memory = archive.load(&settings.authorities)?;
     let rng = StdRng::try_from_rng(&mut rand::rngs::SysRng).map_err(|_| DriverError::Randomness)?;
-    let clock = Clock::start();
     let authorities = settings.authorities.clone();
     let own = AuthorityId(settings.certificate.identity);
     info!(authorities = authorities.len(), threshold = authorities.threshold(), "the authority is running");
@@ -141,13 +171,35 @@ pub async fn serve(endpoint: Endpoint, setup: Setup, stop: impl Future<Output = 
     }
     tasks.spawn(accept(endpoint.clone(), authorities, inputs.clone()));
 
-    let board = http::Board::new(memory.newest.clone(), archive.history(), settings.authorities.clone(), clock);
+    let expires = settings.certificate.expires;
+    let board =
+        http::Board::new(memory.newest.clone(), archive.history(), settings.authorities.clone(), clock, expires);
+    let (newest, consensuses) = watch::channel(memory.newest.clone());
+    if measure_loops > 0 {
+        let local = unspecified(&endpoint);
+        tasks.spawn(measure::measure(local, measure_loops, clock, consensuses, inputs.clone()));
+    }
     if let Some(address) = http {
         tasks.spawn(http::serve(address, board.clone()));
     }
-    let authority = Authority::new(settings, signing_key, rng, memory, clock.now());
-    let mut core =
-        Core { authority, archive, clock, peers, _inputs: inputs, answers: HashMap::new(), tickets: 0, board };
+    let mut authority = Authority::new(settings, signing_key, rng, memory, clock.now());
+    authority.decide(policy);
+    let mut core = Core {
+        authority,
+        archive,
+        clock,
+        peers,
+        _inputs: inputs,
+        answers: HashMap::new(),
+        tickets: 0,
+        board,
+        state_dir,
+        admission,
+        expires,
+        warned: None,
+        measuring: Measuring::default(),
+        newest,
+    };
     let result = tokio::select! {
         result = core.run(inbox) => result,
         _ = tasks.join_next() => Err(DriverError::Task),
@@ -156,6 +208,14 @@ pub async fn serve(endpoint: Endpoint, setup: Setup, stop: impl Future<Output = 
     tasks.shutdown().await;
     endpoint.close();
     result
+}
+
+/// Any address of the family that the authority listens at.
+fn unspecified(endpoint: &Endpoint) -> IpAddr {
+    match endpoint.local_addr() {
+        Ok(address) if address.is_ipv6() => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+    }
 }
 
 struct Core {
@@ -169,19 +229,36 @@ struct Core {
     answers: HashMap<u64, oneshot::Sender<Reply<Arc<[u8]>>>>,
     tickets: u64,
     board: http::Board,
+    state_dir: PathBuf,
+    admission: AdmissionConfig,
+    /// When the signing key ends, and what was last said about that.
+    expires: Wall,
+    warned: Option<Ending>,
+    measuring: Measuring,
+    /// For those who measure by it.
+    newest: watch::Sender<Option<Arc<Published>>>,
 }
 
 impl Core {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Input>) -> Result<(), DriverError> {
+        let mut hangup = signal(SignalKind::hangup()).map_err(|_| DriverError::Task)?;
         loop {
             self.act().await?;
             let due = self.authority.poll_timeout().map(|at| at.since(self.clock.now().mono));
             let input = tokio::select! {
                 input = inbox.recv() => input,
+                _ = hangup.recv() => {
+                    self.reload();
+                    None
+                }
                 () = sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => None,
             };
             let event = match input {
                 None => Event::Timer,
+                Some(Input::Seen { epoch, seen }) => {
+                    self.measuring.note(epoch, seen);
+                    continue;
+                }
                 Some(Input::Answer { call, reply }) => Event::Answer { call, reply },
                 Some(Input::Request { peer, from, request, answer }) => {
                     self.tickets += 1;
@@ -190,6 +267,43 @@ impl Core {
                 }
             };
             self.authority.handle(self.clock.now(), event);
+        }
+    }
+
+    /// Takes over a renewed signing key and changed lists of relays; what can't be read leaves things as they are.
+    fn reload(&mut self) {
+        match keys::signing(&self.state_dir, self.clock.now().wall) {
+            Ok(signing) => {
+                let expires = signing.certificate.expires;
+                if self.authority.rekey(signing) {
+                    self.expires = expires;
+                    self.board.signing_until(expires);
+                    info!("the signing key was read again");
+                } else {
+                    error!("the signing key is another authority's: it is not taken over");
+                }
+            }
+            Err(e) => error!("the signing key was not taken over: {e}"),
+        }
+        match Policy::load(&self.admission) {
+            Ok(policy) => {
+                info!("relays admitted: {}", policy.describe());
+                self.authority.decide(policy);
+            }
+            Err(e) => error!("the lists of relays were not taken over: {e}"),
+        }
+    }
+
+    /// Says once at each of the times that the signing key ends soon.
+    fn warn_of_the_end(&mut self) {
+        let ending = keys::ending(self.expires, self.clock.now().wall);
+        if ending != self.warned {
+            match &ending {
+                Some(ending) if ending.grave => error!("{}", ending.says),
+                Some(ending) => warn!("{}", ending.says),
+                None => {}
+            }
+            self.warned = ending;
         }
     }
 
@@ -224,9 +338,14 @@ impl Core {
                         warn!("{problem}");
                     }
                     self.board.published(&published, self.authority.last_round(), self.clock.now().wall);
-                    let descriptors = self.authority.descriptors();
-                    self.on_disk(move |archive| archive.publish(&published, &descriptors)).await?;
+                    let kept = Arc::clone(&published);
+                    let (descriptors, withdrawals) = (self.authority.descriptors(), self.authority.withdrawals());
+                    self.on_disk(move |archive| archive.publish(&published, &descriptors, &withdrawals)).await?;
+                    self.warn_of_the_end();
+                    self.authority.measured(self.measuring.classes());
+                    self.newest.send_replace(Some(kept));
                 }
+                Action::Withdrawn(relay, at) => self.on_disk(move |archive| archive.withdrawn(relay, at)).await?,
                 Action::Evidence(evidence) => {
                     self.board.evidence();
                     let said = evidence.to_string();

@@ -8,13 +8,15 @@ use std::time::Duration;
 use posta_protocol::crypto::context::DESCRIPTOR;
 use posta_protocol::crypto::hash;
 use posta_protocol::document::{
-    Descriptor, Refusal, UnverifiedDescriptor, UnverifiedWithdrawal, VotedRelay, is_public,
+    Class, Descriptor, Refusal, UnverifiedDescriptor, UnverifiedWithdrawal, VotedRelay, is_public,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{Hash, RelayId};
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::params::MAX_RELAYS;
 pub use posta_protocol::params::MAX_RELAYS_PER_ADDRESS;
+
+use crate::admission::Policy;
 
 /// A relay's descriptor is replaced at most this often.
 pub const MIN_REPOST: Duration = Duration::from_millis(100);
@@ -64,6 +66,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct Intake {
     reserved_networks: bool,
+    policy: Policy,
     slots: BTreeMap<RelayId, Slot>,
     by_digest: HashMap<Hash, RelayId>,
     by_address: BTreeMap<IpAddr, BTreeSet<RelayId>>,
@@ -74,6 +77,8 @@ pub struct Intake {
     /// Relays that were held and have withdrawn, and when: descriptors that are not newer are refused. At most
     /// [`MAX_RELAYS`], for as long as such descriptors could be listed.
     withdrawn: BTreeMap<RelayId, Wall>,
+    /// The one that was taken last, until somebody asks.
+    taken: Option<(RelayId, Wall)>,
 }
 
 impl Intake {
@@ -82,6 +87,7 @@ impl Intake {
     pub fn new(reserved_networks: bool) -> Self {
         Self {
             reserved_networks,
+            policy: Policy::default(),
             slots: BTreeMap::new(),
             by_digest: HashMap::new(),
             by_address: BTreeMap::new(),
@@ -89,6 +95,16 @@ impl Intake {
             posts: 0,
             posts_from: BTreeMap::new(),
             withdrawn: BTreeMap::new(),
+            taken: None,
+        }
+    }
+
+    /// Admits by this from now on; relays that it doesn't admit are forgotten.
+    pub fn decide(&mut self, policy: Policy) {
+        self.policy = policy;
+        let out: Vec<_> = self.slots.keys().filter(|id| !self.policy.admits(id)).copied().collect();
+        for id in out {
+            self.remove(&id);
         }
     }
 
@@ -134,7 +150,27 @@ impl Intake {
         }
         self.remove(&id);
         self.withdrawn.insert(id, published);
+        self.taken = Some((id, published));
         Ok(())
+    }
+
+    /// The withdrawal that was taken last, once: it must be on disk before its relay is told that it was taken.
+    pub fn last_withdrawal(&mut self) -> Option<(RelayId, Wall)> {
+        self.taken.take()
+    }
+
+    /// All withdrawals that still matter.
+    #[must_use]
+    pub fn withdrawals(&self) -> Vec<(RelayId, Wall)> {
+        self.withdrawn.iter().map(|(id, at)| (*id, *at)).collect()
+    }
+
+    /// Takes back the withdrawals that were taken before a restart; before the descriptors.
+    pub fn restore_withdrawals(&mut self, list: &[(RelayId, Wall)]) {
+        for (id, at) in list.iter().take(MAX_RELAYS) {
+            let held = self.withdrawn.entry(*id).or_insert(*at);
+            *held = (*held).max(*at);
+        }
     }
 
     /// Counts a post, before anything is verified.
@@ -168,6 +204,9 @@ impl Intake {
 
     fn insert(&mut self, now: Option<Mono>, held: Held) -> Result<(), Refusal> {
         let id = held.descriptor.identity();
+        if !self.policy.admits(&id) {
+            return Err(Refusal::Policy);
+        }
         match self.slots.get(&id) {
             Some(slot) if slot.newest.descriptor.published >= held.descriptor.published => {
                 return Err(Refusal::Outdated);
@@ -243,10 +282,13 @@ impl Intake {
         if slot.newest.digest == *digest { Some(&slot.newest) } else { slot.former.as_ref() }
     }
 
-    /// What this authority votes for: every relay, sorted.
+    /// What this authority votes for: every relay, sorted, and not measured.
     #[must_use]
     pub fn votes(&self) -> Vec<VotedRelay> {
-        self.slots.iter().map(|(id, slot)| VotedRelay { id: *id, digest: slot.newest.digest }).collect()
+        self.slots
+            .iter()
+            .map(|(id, slot)| VotedRelay { id: *id, digest: slot.newest.digest, class: Class::default() })
+            .collect()
     }
 
     /// The newest descriptor of every relay.
@@ -274,7 +316,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use posta_protocol::crypto::signature::SignKey;
-    use posta_protocol::document::{Certificate, Extensions, Purpose, Roles, Withdrawal};
+    use posta_protocol::document::{Certificate, Extensions, Family, Purpose, Roles, Withdrawal};
     use posta_protocol::ids::{LinkPublicKey, OperatorId, SigningPublicKey};
     use posta_protocol::secret::Secret;
 
@@ -298,6 +340,7 @@ mod tests {
             family: None,
             operator: OperatorId([n; 16]),
             capacity: 1,
+            protocols: Default::default(),
             published,
             mix_keys: vec![],
             extensions: Extensions::default(),
@@ -397,6 +440,41 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_that_is_not_admitted_is_told_so_and_forgotten() {
+        let id = |n: u8| RelayId(SignKey::from_seed(&Secret::new([n; 32])).public());
+        let mut intake = Intake::new(true);
+        for n in 1..=2 {
+            assert_eq!(intake.offer(START, FROM, &descriptor(n, "127.0.0.1", START.wall)), Ok(()));
+        }
+        intake.decide(Policy::all_but([id(1)]));
+        assert_eq!(intake.votes().iter().map(|r| r.id).collect::<Vec<_>>(), [id(2)], "it is forgotten");
+        let later = START + MIN_REPOST;
+        let denied = descriptor(1, "127.0.0.1", later.wall);
+        assert_eq!(intake.offer(later, FROM, &denied), Err(Refusal::Policy));
+        intake.decide(Policy::only([id(1)]));
+        assert_eq!(intake.offer(later, FROM, &descriptor(2, "127.0.0.1", later.wall)), Err(Refusal::Policy));
+        assert_eq!(intake.offer(later, FROM, &denied), Ok(()), "the operator has changed his mind");
+    }
+
+    #[test]
+    fn a_relay_that_its_family_does_not_know_is_not_taken() {
+        let key = |n: u8| SignKey::from_seed(&Secret::new([n; 32]));
+        let family = key(200);
+        let (signing, relay) = (key(101), RelayId(key(1).public()));
+        let posted = |family, published| {
+            let bytes = descriptor(1, "127.0.0.1", published);
+            let plain = UnverifiedDescriptor::decode(&bytes).unwrap().verify(published).unwrap();
+            Descriptor { family: Some(family), published, ..plain }.sign(&signing).unwrap().into_bytes()
+        };
+        let mut intake = Intake::new(true);
+        let stolen = Family::admit(&family, &RelayId([9; 32]));
+        assert_eq!(intake.offer(START, FROM, &posted(stolen, START.wall)), Err(Refusal::Untrusted));
+        let own = Family::admit(&family, &relay);
+        assert_eq!(intake.offer(START, FROM, &posted(own, START.wall)), Ok(()));
+        assert_eq!(intake.iter().next().unwrap().descriptor.family.unwrap().key, family.public());
+    }
+
+    #[test]
     fn a_withdrawn_relay_is_not_voted_for_until_it_says_something_newer() {
         let mut intake = Intake::new(true);
         let withdrawal = |n: u8, published| {
@@ -416,6 +494,11 @@ mod tests {
         assert_eq!(intake.withdraw(START, FROM, &withdrawal(1, START.wall)), Ok(()));
         assert!(intake.is_empty() && intake.votes().is_empty());
         assert_eq!(intake.offer(START, FROM, &old), Err(Refusal::Outdated));
+        assert!(intake.last_withdrawal().is_some() && intake.last_withdrawal().is_none(), "once, for the disk");
+        let mut restarted = Intake::new(true);
+        restarted.restore_withdrawals(&intake.withdrawals());
+        restarted.restore(START, &old);
+        assert!(restarted.is_empty(), "nor does a restart bring it back");
         let later = START + Duration::from_secs(1);
         assert_eq!(intake.offer(later, FROM, &descriptor(1, "127.0.0.1", later.wall)), Ok(()));
         assert_eq!(intake.len(), 1);

@@ -4,10 +4,12 @@ use std::fmt::Write;
 
 use posta_link::fetch::to_hex;
 use posta_link::http::escape;
-use posta_protocol::document::{Consensus, Position, RelayEntry};
+use posta_protocol::document::{Consensus, Position, RelayEntry, Reliability};
 use posta_protocol::now::Wall;
 
+use crate::keys::ending;
 use crate::randomness::problems;
+use crate::show::{key_epoch, reliability, speed};
 
 /// A round that has made a consensus, as one authority saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Status<'a> {
     pub authorities: usize,
     /// Pieces of evidence that have come up since the program's start.
     pub evidence: u64,
+    /// When the authority's signing key ends.
+    pub expires: Wall,
     /// Now.
     pub now: Wall,
 }
@@ -79,7 +83,7 @@ pub fn page(status: &Status<'_>) -> String {
 }
 
 fn facts(out: &mut String, consensus: &Consensus, status: &Status<'_>) {
-    let current = consensus.key_epoch_at(status.now);
+    let current = key_epoch(consensus, status.now);
     let count = |position| consensus.relays_at(current, position).count();
     let (state, class) = if status.now >= consensus.valid_until() {
         ("expired: nobody uses it any more", "bad")
@@ -106,6 +110,9 @@ fn facts(out: &mut String, consensus: &Consensus, status: &Status<'_>) {
         count(Position::Mix2),
         status.evidence,
     );
+    if let Some(ending) = ending(status.expires, status.now) {
+        let _ = write!(out, "<p class=bad>{}</p>", escape(&ending.says));
+    }
     for problem in problems(consensus.body()) {
         let _ = write!(out, "<p class=bad>{}</p>", escape(&problem));
     }
@@ -139,7 +146,7 @@ fn relays(out: &mut String, consensus: &Consensus, now: Wall) {
     for part in consensus.key_epochs() {
         let _ = write!(out, "<th>key epoch {}", part.epoch.0);
     }
-    out.push_str("<th>packets/s<th>listed for<th>address</tr>");
+    out.push_str("<th>packets/s<th>loss<th>speed<th>listed for<th>address</tr>");
     for relay in consensus.relays() {
         let _ = write!(out, "<tr><td><code>{}</code><td>{}", relay.id.short(), offers(relay));
         for layer in &relay.layers {
@@ -148,8 +155,11 @@ fn relays(out: &mut String, consensus: &Consensus, now: Wall) {
         let address = relay.link_addresses.first().map_or_else(|| "-".to_owned(), ToString::to_string);
         let _ = write!(
             out,
-            "<td class=n>{}<td>{}<td><code>{}</code></tr>",
+            "<td class=n>{}<td{}>{}<td>{}<td>{}<td><code>{}</code></tr>",
             relay.capacity,
+            if relay.class.reliability == Reliability::Flagged { " class=bad" } else { "" },
+            reliability(relay.class),
+            speed(relay.class),
             span(now.since(relay.listed_since).as_secs()),
             escape(&address)
         );
@@ -175,7 +185,8 @@ const fn place(position: Option<Position>) -> &'static str {
 }
 
 /// A span in its two largest units.
-fn span(seconds: u64) -> String {
+#[must_use]
+pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -202,12 +213,17 @@ pub fn metrics(status: &Status<'_>) -> String {
         "Evidence of cheating since the program's start.",
         i64::try_from(status.evidence).unwrap_or(i64::MAX),
     );
+    let seconds = |until: Wall| {
+        let apart = i128::from(until.0) - i128::from(status.now.0);
+        i64::try_from(apart / 1000).unwrap_or(i64::MIN)
+    };
+    gauge(
+        "signing_key_seconds",
+        "For how long the signing key is certified; negative once that has ended.",
+        seconds(status.expires),
+    );
     if let Some(consensus) = status.consensus {
-        let current = consensus.key_epoch_at(status.now);
-        let seconds = |until: Wall| {
-            let apart = i128::from(until.0) - i128::from(status.now.0);
-            i64::try_from(apart / 1000).unwrap_or(i64::MIN)
-        };
+        let current = key_epoch(consensus, status.now);
         gauge("epoch", "Epoch of the newest consensus.", i64::try_from(consensus.epoch().0).unwrap_or(i64::MAX));
         gauge(
             "fresh_seconds",
@@ -228,6 +244,10 @@ pub fn metrics(status: &Status<'_>) -> String {
                 whole(consensus.relays_at(current, position).count()),
             );
         }
+    }
+    if let Some(consensus) = status.consensus {
+        let flagged = consensus.relays().iter().filter(|r| r.class.reliability == Reliability::Flagged).count();
+        gauge("flagged", "Relays that lose so much that paths avoid them.", whole(flagged));
     }
     if let Some(round) = status.rounds.first() {
         gauge("votes_counted", "Votes that counted in the round that made it.", whole(round.counted));
@@ -254,10 +274,18 @@ mod tests {
 
     #[test]
     fn a_network_without_a_consensus_says_so_and_nothing_runs_on_its_page() {
-        let status = Status { consensus: None, rounds: &[], authorities: 4, evidence: 0, now: Wall(0) };
+        let status = Status {
+            consensus: None,
+            rounds: &[],
+            authorities: 4,
+            evidence: 0,
+            expires: Wall(90_000_000_000),
+            now: Wall(0),
+        };
         let html = page(&status);
         assert!(html.contains("no consensus yet") && !html.contains("<script") && !html.contains("http"), "{html}");
         let text = metrics(&status);
         assert!(text.contains("\nposta_directory_authorities 4\n") && !text.contains("epoch"), "{text}");
+        assert!(text.contains("\nposta_directory_signing_key_seconds 90000000\n"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use posta_link::fetch::to_hex;
-use posta_protocol::document::{Consensus, Deal, Origin, Position, RelayEntry};
+use posta_protocol::document::{Class, Consensus, Deal, Origin, Position, RelayEntry, Reliability, Speed};
 use posta_protocol::ids::KeyEpoch;
 use posta_protocol::now::Wall;
 use serde::Serialize;
@@ -47,6 +47,9 @@ struct RelayView {
     operator: String,
     family: Option<String>,
     capacity: u32,
+    protocols: [u16; 2],
+    reliability: &'static str,
+    speed: &'static str,
     listed_since_ms: u64,
     positions: Vec<Option<&'static str>>,
 }
@@ -57,6 +60,33 @@ const fn name(position: Position) -> &'static str {
         Position::Mix1 => "mix1",
         Position::Mix2 => "mix2",
     }
+}
+
+/// What a class says of loss, in a word.
+#[must_use]
+pub const fn reliability(class: Class) -> &'static str {
+    match class.reliability {
+        Reliability::Flagged => "flagged",
+        Reliability::Unmeasured => "unmeasured",
+        Reliability::Fair => "fair",
+        Reliability::Good => "good",
+    }
+}
+
+/// What a class says of speed, in a word.
+#[must_use]
+pub const fn speed(class: Class) -> &'static str {
+    match class.speed {
+        Speed::Slow => "slow",
+        Speed::Unmeasured => "unmeasured",
+        Speed::Usual => "usual",
+    }
+}
+
+/// The key epoch that a consensus is looked at for: the present one, or if it is for later, its first.
+#[must_use]
+pub fn key_epoch(consensus: &Consensus, now: Wall) -> KeyEpoch {
+    consensus.key_epoch_at(now.max(consensus.valid_after()))
 }
 
 const fn origin(origin: Origin) -> &'static str {
@@ -79,6 +109,9 @@ impl View {
             operator: to_hex(&r.operator.0),
             family: r.family.map(|f| to_hex(&f)),
             capacity: r.capacity,
+            protocols: [r.protocols.oldest, r.protocols.newest],
+            reliability: reliability(r.class),
+            speed: speed(r.class),
             listed_since_ms: r.listed_since.0,
             positions: r.layers.iter().map(|layer| layer.map(name)).collect(),
         };
@@ -111,7 +144,7 @@ impl View {
 /// A consensus as a table.
 #[must_use]
 pub fn table(consensus: &Consensus, now: Wall) -> String {
-    let current = consensus.key_epoch_at(now);
+    let current = key_epoch(consensus, now);
     let seconds = |until: Wall| until.since(now).as_secs();
     let mut out = String::new();
     // Writing to a string doesn't fail.
@@ -126,17 +159,23 @@ pub fn table(consensus: &Consensus, now: Wall) -> String {
         current.0,
         consensus.key_epochs().iter().map(|k| k.epoch.0).collect::<Vec<_>>(),
     );
-    let _ = writeln!(out, "{:10}{:7}{:7}{:10}{:24}client address", "relay", "now", "next", "packets/s", "link address");
+    let _ = writeln!(
+        out,
+        "{:10}{:7}{:7}{:10}{:12}{:12}{:24}client address",
+        "relay", "now", "next", "packets/s", "loss", "speed", "link address"
+    );
     for relay in consensus.relays() {
         let at = |epoch: KeyEpoch| consensus.position(&relay.id, epoch).map_or("-", name);
         let first = |list: &[std::net::SocketAddr]| list.first().map_or_else(|| "-".to_owned(), ToString::to_string);
         let _ = writeln!(
             out,
-            "{:10}{:7}{:7}{:<10}{:24}{}",
+            "{:10}{:7}{:7}{:<10}{:12}{:12}{:24}{}",
             relay.id.short(),
             at(current),
             at(current.next()),
             relay.capacity,
+            reliability(relay.class),
+            speed(relay.class),
             first(&relay.link_addresses),
             first(&relay.client_addresses),
         );

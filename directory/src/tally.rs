@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::document::{
-    Authorities, Consensus, ConsensusBody, Descriptor, Extensions, Header, KeyEpochPart, MixKeys, Params, RelayEntry,
-    Vote, cut_deals, place,
+    Authorities, Class, Consensus, ConsensusBody, Descriptor, Extensions, Header, KeyEpochPart, Missed, MixKeys,
+    Params, RelayEntry, Standing, Vote, cut_deals, place,
 };
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, RelayId};
 use posta_protocol::now::Wall;
 pub use posta_protocol::params::DESCRIPTOR_LIFETIME_EPOCHS;
-use posta_protocol::params::{CONSENSUS_LIFETIME_EPOCHS, MAX_RELAYS};
+use posta_protocol::params::{CONSENSUS_LIFETIME_EPOCHS, LISTING_GRACE_EPOCHS, MAX_RELAYS};
 
 use crate::randomness;
 
@@ -105,6 +105,7 @@ pub fn tally(
             && published >= oldest
             && descriptor.certificate.expires > valid_after
             && descriptor.identity() == id
+            && !matches!(params.standing(descriptor.protocols), Standing::TooOld(_))
             && listed.len() < MAX_RELAYS
         {
             listed.insert(id, descriptor);
@@ -112,10 +113,8 @@ pub fn tally(
     }
 
     let base = base.map(|base| (base.hash(), base.body()));
-    let since = |id: &RelayId| {
-        let held = base.and_then(|(_, base)| base.relay(id)).map(|relay| relay.listed_since);
-        held.unwrap_or(valid_after)
-    };
+    let since = |id: &RelayId| base.and_then(|(_, base)| base.listed_since(id)).unwrap_or(valid_after);
+    let classes = classes(votes);
     let shared_random =
         randomness::count(authorities, votes, base.map(|(_, base)| base), valid_after, params.key_epoch_ms());
     let mut body = ConsensusBody {
@@ -128,7 +127,11 @@ pub fn tally(
         shared_random,
         params,
         key_epochs: Vec::new(),
-        relays: listed.iter().map(|(id, d)| entry(*id, d, since(id))).collect(),
+        missed: base.map(|(_, base)| missed(base, &listed, epoch)).unwrap_or_default(),
+        relays: listed
+            .iter()
+            .map(|(id, d)| entry(*id, d, since(id), classes.get(id).copied().unwrap_or_default()))
+            .collect(),
         extensions: Extensions::default(),
     };
     cut_deals(&mut body);
@@ -154,16 +157,50 @@ pub fn tally(
     Some(Outcome { header: body.header(&encoded), body: encoded, parts })
 }
 
-fn entry(id: RelayId, d: &Descriptor, listed_since: Wall) -> RelayEntry {
+/// The mixes that the base lists, or misses, and that aren't listed now: those that may come back as if they had never gone.
+fn missed(base: &ConsensusBody, listed: &BTreeMap<RelayId, Arc<Descriptor>>, epoch: Epoch) -> Vec<Missed> {
+    let before = base.missed.iter().filter(|missed| epoch.0 < missed.from.0.saturating_add(LISTING_GRACE_EPOCHS));
+    let now = base.relays.iter().filter(|relay| !relay.roles.edge);
+    let now = now.map(|relay| Missed { id: relay.id, listed_since: relay.listed_since, from: epoch });
+    let mut all: Vec<Missed> = before.copied().chain(now).filter(|missed| !listed.contains_key(&missed.id)).collect();
+    all.sort_unstable_by_key(|missed| missed.id);
+    all.truncate(MAX_RELAYS);
+    all
+}
+
+/// Each relay's class: the low median of all counted votes, of which those that don't list it have not measured it. So
+/// fewer than half can neither flag a relay nor whitewash one.
+#[must_use]
+pub fn classes(votes: &Counted<'_>) -> BTreeMap<RelayId, Class> {
+    let mut measured: BTreeMap<RelayId, Vec<Class>> = BTreeMap::new();
+    for relay in votes.values().flat_map(|vote| &vote.relays) {
+        measured.entry(relay.id).or_default().push(relay.class);
+    }
+    let of = |(id, mut classes): (RelayId, Vec<Class>)| {
+        classes.resize(votes.len(), Class::default());
+        Some((id, Class { reliability: median(&classes, |c| c.reliability)?, speed: median(&classes, |c| c.speed)? }))
+    };
+    measured.into_iter().filter_map(of).collect()
+}
+
+fn median<T: Ord + Copy>(classes: &[Class], what: impl Fn(&Class) -> T) -> Option<T> {
+    let mut values: Vec<T> = classes.iter().map(what).collect();
+    values.sort_unstable();
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
+fn entry(id: RelayId, d: &Descriptor, listed_since: Wall, class: Class) -> RelayEntry {
     RelayEntry {
         id,
         link_key: d.link_key,
         link_addresses: d.link_addresses.clone(),
         client_addresses: d.client_addresses.clone(),
         roles: d.roles,
-        family: d.family,
+        family: d.family.map(|family| family.key),
         operator: d.operator,
         capacity: d.capacity,
+        protocols: d.protocols,
+        class,
         listed_since,
         layers: Vec::new(),
     }

@@ -106,6 +106,7 @@ impl Liars {
                 ..SharedRandom::default()
             },
             params,
+            missed: Vec::new(),
             key_epochs: Vec::new(),
             relays,
             extensions: Extensions::default(),
@@ -152,6 +153,8 @@ fn relay(n: u8) -> RelayEntry {
         family: None,
         operator: OperatorId([n; 16]),
         capacity: 10,
+        protocols: Default::default(),
+        class: Default::default(),
         listed_since: Wall(0),
         layers: Vec::new(),
     }

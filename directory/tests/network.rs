@@ -106,6 +106,9 @@ impl Net {
             link_key: link_key(i),
             state_dir: folder.to_owned(),
             http: (i == 0).then_some(self.pages),
+            policy: posta_directory::admission::Policy::default(),
+            admission: posta_directory::admission::AdmissionConfig::default(),
+            measure_loops: 0,
         }
     }
 
@@ -144,6 +147,7 @@ fn descriptor(n: u8) -> Vec<u8> {
         family: None,
         operator: OperatorId([n; 16]),
         capacity: 100,
+        protocols: Default::default(),
         published: now(),
         mix_keys: (current..=current + 2).map(key).collect(),
         extensions: Extensions::default(),

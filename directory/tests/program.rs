@@ -75,3 +75,74 @@ fn a_state_folder_that_cannot_be_written_is_said_so() {
     let text = fails(4, &["run", "--config", config.to_str().unwrap()]);
     assert!(text.contains("evidence can't be read or written") && text.contains("free space"), "{text}");
 }
+
+/// An authority's folder that can be run: its own entry is the whole network.
+fn whole(folder: &Path, listen: &str) -> String {
+    init(folder, listen);
+    folder.join("directory.toml").to_str().unwrap().to_owned()
+}
+
+fn says(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn free_port() -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn check_says_that_all_is_in_order_or_what_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = whole(folder.path(), &free_port());
+    let text = says(&["check", "--config", &config]);
+    assert!(text.contains("are in order") && text.contains("1 must sign; each one must run"), "{text}");
+    assert!(text.contains("admission    open"), "{text}");
+
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, good.replace("allow = \"\"", "allow = \"allowed\"")).unwrap();
+    let text = fails(4, &["check", "--config", &config]);
+    assert!(text.contains("allowed can't be read"), "{text}");
+    std::fs::write(folder.path().join("allowed"), format!("{}\nnobody\n", "ab".repeat(32))).unwrap();
+    let text = fails(2, &["check", "--config", &config]);
+    assert!(text.contains("line 2"), "{text}");
+    std::fs::write(folder.path().join("allowed"), format!("{}  # a friend\n", "ab".repeat(32))).unwrap();
+    assert!(says(&["check", "--config", &config]).contains("only the 1 relays of its list"));
+
+    let taken = UdpSocket::bind(
+        good.lines()
+            .find_map(|l| l.strip_prefix("listen = \"127"))
+            .map_or_else(|| panic!("{good}"), |rest| format!("127{}", rest.trim_end_matches('"'))),
+    );
+    let text = fails(3, &["check", "--config", &config]);
+    assert!(text.contains("is the authority running?"), "{text}");
+    drop(taken);
+}
+
+#[test]
+fn a_signing_key_is_shown_renewed_and_replaced_from_an_identity_kept_elsewhere() {
+    let (folder, stick) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = whole(folder.path(), &free_port());
+    let away = stick.path().join("identity");
+    let away = away.to_str().unwrap();
+    assert!(says(&["keys", "take-identity", "--config", &config, "--to", away]).contains("second copy"));
+    let before = says(&["keys", "show", "--config", &config]);
+    assert!(before.contains("identity key  not here") && before.contains("89 d 23 h more"), "{before}");
+    let text = fails(2, &["keys", "renew", "--config", &config]);
+    assert!(text.contains("identity.key does not exist"), "{text}");
+
+    // The last day: a warning with exit code 1, in `check` too.
+    says(&["keys", "renew", "--config", &config, "--identity", away, "--days", "1"]);
+    let text = fails(1, &["keys", "show", "--config", &config]);
+    assert!(text.contains("ends within a day"), "{text}");
+    assert!(fails(1, &["check", "--config", &config]).contains("ends within a day"));
+
+    says(&["keys", "renew", "--config", &config, "--identity", away, "--replace"]);
+    let after = says(&["keys", "show", "--config", &config]);
+    let line = |text: &str, n: usize| text.lines().nth(n).unwrap().split(',').next().unwrap().to_owned();
+    assert_eq!(line(&before, 0), line(&after, 0), "the authority is the same");
+    assert_ne!(line(&before, 2), line(&after, 2), "its signing key is another");
+    says(&["check", "--config", &config]);
+}

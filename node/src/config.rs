@@ -443,7 +443,7 @@ pub fn template(config: &Config) -> String {
         ("public_client_addresses", "What the directory is told instead of `client_address`."),
         ("roles", "\"edge\": entry for clients, and queues. \"mix\": mixing. With both it serves as an edge."),
         ("operator", "Who runs it: the same text on all relays of one operator. Empty: this relay alone."),
-        ("family", "64 hexadecimal digits, the same on relays that belong together. Empty: none."),
+        ("family", "The key of the family that this relay must be of (`posta-node keys family`). Empty: none, or any."),
         ("capacity", "Packets per second that the directory is told."),
         ("workers", "Worker threads. 0: one for each core but one, at least one."),
         ("log_level", "error, warn, info, debug or trace; none of them logs an address of a client."),

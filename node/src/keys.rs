@@ -6,6 +6,7 @@
 //! certificate      145 bytes: the signing key under the identity key, until it expires
 //! link.key         proved on links
 //! replay.key       under which the replay filter's fingerprints are made
+//! family           96 bytes: the family's key, and its word that this relay is of it
 //! mix/N.key        the mix key of key epoch N
 //! mix/length       the key epochs' length in milliseconds, as the last consensus said
 //! ```
@@ -22,7 +23,7 @@ use posta_link::LinkKey;
 use posta_link::keys::{KeyFileError, atomic_write, load_or_create_seed, load_seed};
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::crypto::xwing::{KemPublicKey, KemSecretKey};
-use posta_protocol::document::{Certificate, Purpose};
+use posta_protocol::document::{Certificate, Family, Purpose};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{KeyEpoch, LinkPublicKey, RelayId, SigningPublicKey};
 use posta_protocol::now::Wall;
@@ -40,6 +41,7 @@ const SIGNING: &str = "signing.key";
 const CERTIFICATE: &str = "certificate";
 const LINK: &str = "link.key";
 const REPLAY: &str = "replay.key";
+const FAMILY: &str = "family";
 const MIX: &str = "mix";
 const LENGTH: &str = "length";
 
@@ -56,6 +58,9 @@ const SECRET_MODE: u32 = 0o600;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum KeyError {
+    /// A family's word about another relay, or no such thing.
+    #[error("{0} does not take this relay into a family: run `posta-node keys family`, or remove it")]
+    Family(PathBuf),
     /// A key file can't be used.
     #[error(transparent)]
     File(#[from] KeyFileError),
@@ -372,6 +377,32 @@ pub fn take_identity(dir: &Path, to: &Path) -> Result<(), KeyError> {
     erase(&from).map_err(io_error(&from))
 }
 
+/// Takes the relay whose keys lie in `dir` into the family of this key, which is made if it isn't there. Returns the family's
+/// public key. The family's key is needed for nothing else.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn join_family(dir: &Path, relay: &RelayId, key: &Path) -> Result<[u8; 32], KeyError> {
+    let family = Family::admit(&SignKey::from_seed(&load_or_create_seed(key)?), relay);
+    let path = dir.join(FAMILY);
+    atomic_write(&path, &family.encode(), PUBLIC_MODE).map_err(io_error(&path))?;
+    Ok(family.key)
+}
+
+/// The family that has taken this relay in; `None` if none has.
+///
+/// # Errors
+/// [`KeyError::File`] if it can't be read, [`KeyError::Family`] if it is not about this relay.
+pub fn family(dir: &Path, relay: &RelayId) -> Result<Option<Family>, KeyError> {
+    let path = dir.join(FAMILY);
+    let bytes = match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(io_error(&path))?,
+    };
+    let family = Family::decode(&bytes).ok().filter(|family| family.verify(relay).is_ok());
+    family.map(Some).ok_or(KeyError::Family(path))
+}
+
 fn issue(dir: &Path, identity: &SignKey, signing: &SignKey, now: Wall) -> Result<Certificate, KeyError> {
     let (from, until) = (now - RELAY_CLOCK_SKEW, now + CERTIFICATE_LIFETIME);
     let key = SigningPublicKey(signing.public());
@@ -438,6 +469,19 @@ mod tests {
         assert!(matches!(renew(dir.path(), Some(&foreign), late), Err(KeyError::OtherRelay(_))));
         assert!(matches!(take_identity(other.path(), &away), Err(KeyError::Exists(_))));
         assert!(identity_here(other.path()), "still where it was");
+    }
+
+    #[test]
+    fn a_family_takes_a_relay_in_and_its_word_is_about_no_other() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let relay = Keys::create(dir.path(), NOW).unwrap().relay();
+        assert_eq!(family(dir.path(), &relay).unwrap(), None);
+        let key = other.path().join("family.key");
+        let public = join_family(dir.path(), &relay, &key).unwrap();
+        assert_eq!(join_family(other.path(), &RelayId([1; 32]), &key).unwrap(), public, "the same for all of them");
+        assert_eq!(family(dir.path(), &relay).unwrap().unwrap().key, public);
+        fs::copy(other.path().join(FAMILY), dir.path().join(FAMILY)).unwrap();
+        assert!(matches!(family(dir.path(), &relay), Err(KeyError::Family(_))));
     }
 
     #[test]

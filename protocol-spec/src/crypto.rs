@@ -99,6 +99,8 @@ contexts! {
         SIGN_PROPOSAL = "posta v1 sign proposal",
         /// A relay's signature under its withdrawal.
         SIGN_WITHDRAWAL = "posta v1 sign withdrawal",
+        /// Signature by which a family takes a relay in.
+        SIGN_FAMILY = "posta v1 sign family",
         /// The hash by which evidence is named.
         EVIDENCE = "posta v1 evidence",
         /// A puzzle's statement for making a queue.

@@ -19,16 +19,19 @@
 mod address;
 mod authorities;
 mod certificate;
+mod class;
 mod consensus;
 mod descriptor;
 mod diff;
 mod evidence;
 mod extensions;
+mod family;
 mod header;
 mod layers;
 mod mix_keys;
 mod parameters;
 mod proposal;
+mod protocols;
 mod randomness;
 mod request;
 mod role;
@@ -42,11 +45,13 @@ mod withdrawal;
 pub use address::is_public;
 pub use authorities::{Authorities, Authority};
 pub use certificate::{Certificate, Purpose};
-pub use consensus::{Consensus, ConsensusBody, KeyEpochPart, RelayEntry, UnverifiedConsensus};
+pub use class::{Class, Reliability, Speed};
+pub use consensus::{Consensus, ConsensusBody, KeyEpochPart, Missed, RelayEntry, UnverifiedConsensus};
 pub use descriptor::{Descriptor, SignedDescriptor, UnverifiedDescriptor};
 pub use diff::{ConsensusDiff, MixKeysDiff};
 pub use evidence::{Evidence, EvidenceKind, UnverifiedEvidence};
 pub use extensions::Extensions;
+pub use family::Family;
 pub use header::{ConsensusSignature, Header, Signature, SignedHeader};
 pub use layers::{
     Succession, TooFewMixes, WrongLayers, cut, cut_deals, place, verify_kept, verify_layers, verify_random,
@@ -55,6 +60,7 @@ pub use layers::{
 pub use mix_keys::{MixKeys, UnverifiedMixKeys};
 pub use parameters::{Params, Profile};
 pub use proposal::{Proposal, UnverifiedProposal};
+pub use protocols::{Protocols, Standing};
 pub use randomness::{
     Closed, Cut, Deal, Origin, RandomItems, Reveal, SharedRandom, close_round, commits_close, deals_after,
     random_commit, random_value,

@@ -177,6 +177,8 @@ pub const RELAY_CLOCK_SKEW: Duration = Duration::from_secs(120);
 pub const CONSENSUS_LIFETIME_EPOCHS: u64 = 3;
 /// A relay whose descriptor was published more epochs ago than this is left out.
 pub const DESCRIPTOR_LIFETIME_EPOCHS: u64 = 3;
+/// A mix that as many consensuses in a row leave out, and not more, has its place again with the next one that lists it.
+pub const LISTING_GRACE_EPOCHS: u64 = 3;
 /// The round for the next epoch begins when this part of the current one is left: a half.
 pub const VOTING_STARTS_DIVISOR: u64 = 2;
 /// A phase of a round takes this part of an epoch at most: the four of a round fit into its second half.
@@ -251,9 +253,11 @@ pub const REQUESTS_AT_ONCE: u32 = 8;
 /// How long a new connection may take to become a link.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take, from its first byte to the reply's last.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long a request or a reply may take to pass.
 pub const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that must go over a connection within [`TRANSFER_TIMEOUT`], or a transfer has failed.
+pub const LEAST_PROGRESS: u64 = 16 * 1024;
 /// Silence after which a relay counts as gone.
 pub const LINK_IDLE: Duration = Duration::from_secs(6);
 /// How often an otherwise silent link says that it lives: two may get lost.

@@ -207,6 +207,32 @@ numbers! {
 }
 
 numbers! {
+    /// How many of the loops through a relay come back.
+    reliability: u8 {
+        /// So few that paths avoid it.
+        FLAGGED = 1,
+        /// Nobody can say yet.
+        UNMEASURED = 2,
+        /// Fewer than usual.
+        FAIR = 3,
+        /// As many as usual.
+        GOOD = 4,
+    }
+}
+
+numbers! {
+    /// How fast loops through a relay come back.
+    speed: u8 {
+        /// Much slower than usual.
+        SLOW = 1,
+        /// Nobody can say yet.
+        UNMEASURED = 2,
+        /// As fast as usual.
+        USUAL = 3,
+    }
+}
+
+numbers! {
     /// What became of a vote.
     vote_state: u8 {
         /// It counted.
@@ -268,7 +294,7 @@ numbers! {
 
 numbers! {
     /// What a difference gives anew of a relay: one bit each.
-    relay_field: u8 {
+    relay_field: u16 {
         /// Its link key.
         LINK_KEY = 1,
         /// Where relays connect.
@@ -285,6 +311,10 @@ numbers! {
         CAPACITY = 64,
         /// Since when it is listed.
         LISTED_SINCE = 128,
+        /// Protocol versions that it speaks.
+        PROTOCOLS = 256,
+        /// How well it works.
+        CLASS = 512,
     }
 }
 
@@ -323,6 +353,8 @@ numbers! {
         UNSUPPORTED = 9,
         /// No difference from that document is at hand: ask for the whole.
         BASE = 10,
+        /// The authority's operator does not admit the relay.
+        POLICY = 11,
     }
 }
 
@@ -403,6 +435,10 @@ numbers! {
         RESERVED_NETWORKS = 3,
         /// Mixes that each layer has at least.
         LAYER_MIN = 4,
+        /// The oldest protocol version that the network still takes.
+        PROTOCOL_REQUIRED = 5,
+        /// The protocol version that everybody should speak.
+        PROTOCOL_RECOMMENDED = 6,
         /// Mean delay at a hop in microseconds: `fast`.
         FAST_HOP_DELAY_US = 16,
         /// Mean delay at a hop in microseconds: `mixed`.

@@ -27,6 +27,8 @@ use crate::running::last_words;
 
 /// Days for which the authorities' certificates are valid.
 const CERTIFICATE_DAYS: u64 = 30;
+/// Loops by which an authority measures each relay in an epoch: few, on a machine that runs the whole network.
+const MEASURE_LOOPS: usize = 10;
 /// Free space that a relay of a testnet leaves, in MiB.
 const MIN_FREE_MIB: u64 = 64;
 /// How long a process may take to stop.
@@ -350,6 +352,7 @@ fn prepare(layout: &Layout, times: Times) -> Result<()> {
             key_epoch_ms: millis(times.key_epoch),
             layer_min: 1,
             bootstrap_relays: layout.size.relays(),
+            measure_loops: MEASURE_LOOPS,
             reserved_networks: true,
             log_level: LOG_LEVEL,
             ..authority::Config::default()

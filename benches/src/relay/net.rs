@@ -42,6 +42,8 @@ pub(crate) fn entry(id: RelayId, link_key: LinkPublicKey, position: Position, ad
         family: None,
         operator: OperatorId([0; 16]),
         capacity: 1,
+        protocols: Default::default(),
+        class: Default::default(),
         listed_since: Wall(0),
         layers: vec![Some(position); 2],
     }
@@ -80,6 +82,7 @@ pub(crate) fn net(now: Wall, mut relays: Vec<RelayEntry>) -> Result<Net> {
             ..SharedRandom::default()
         },
         params,
+        missed: Vec::new(),
         key_epochs: [epoch, epoch.next()].map(|epoch| KeyEpochPart { epoch, mix_keys: Hash([0; 32]) }).into(),
         relays,
         extensions: Extensions::default(),

@@ -102,8 +102,9 @@ impl Entries {
             let new: Vec<RelayId> = edges.iter().copied().filter(|e| !self.is_sampled(e)).collect();
             let unrelated: Vec<RelayId> =
                 new.iter().copied().filter(|n| !self.guards.iter().any(|g| view.related(n, &g.relay))).collect();
-            let from = if unrelated.is_empty() { &new } else { &unrelated };
-            let Some(relay) = from.choose(rng).copied() else { break };
+            let from = view.weighty(if unrelated.is_empty() { new } else { unrelated });
+            let chosen = from.choose_weighted(rng, |relay| view.weight(relay)).ok().or_else(|| from.choose(rng));
+            let Some(relay) = chosen.copied() else { break };
             self.guards.push(Guard {
                 relay,
                 link: LinkState::Down,

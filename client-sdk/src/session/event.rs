@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posta_protocol::document::WrongLayers;
-use posta_protocol::document::{Consensus, MixKeys};
+use posta_protocol::document::{Consensus, MixKeys, Protocols, Standing};
 use posta_protocol::frame::Delivery;
 use posta_protocol::ids::{InboxId, RelayId};
 use posta_protocol::now::Mono;
@@ -457,6 +457,9 @@ pub enum Warning {
         /// Packets that a mix holds on average.
         holds: u32,
     },
+    /// This program speaks an older protocol version than the network recommends, or requires. Said once for each version.
+    #[error("{}", .0.says(Protocols::default()).unwrap_or_default())]
+    Protocol(Standing),
     /// A queue is gone from its relay; the conversation goes on over the others.
     #[error("a relay has lost a queue of this contact; {left} of the queues that carry {direction} are left")]
     QueueLost {

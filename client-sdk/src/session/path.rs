@@ -76,9 +76,21 @@ impl Health {
 
     /// One of the least suspected, at random.
     pub(crate) fn least_suspected(&self, from: &[RelayId], now: Mono, rng: &mut impl CryptoRng) -> Option<RelayId> {
+        self.least_suspected_by(from, now, rng, |_| 1)
+    }
+
+    /// The same, with a probability in proportion to a weight.
+    fn least_suspected_by(
+        &self,
+        from: &[RelayId],
+        now: Mono,
+        rng: &mut impl CryptoRng,
+        weight: impl Fn(&RelayId) -> u32,
+    ) -> Option<RelayId> {
         let least = from.iter().map(|r| self.suspicion(r, now)).min()?;
         let best: Vec<RelayId> = from.iter().copied().filter(|r| self.suspicion(r, now) == least).collect();
-        best.choose(rng).copied()
+        // Fails where nobody has a weight: then all are alike.
+        best.choose_weighted(rng, weight).ok().or_else(|| best.choose(rng)).copied()
     }
 
     /// A mix at a place, of another operator than the hops given where there is one that seems to work.
@@ -91,17 +103,15 @@ impl Health {
         now: Mono,
         rng: &mut impl CryptoRng,
     ) -> Option<RelayId> {
-        let all: Vec<RelayId> = view.at(epoch, position).into_iter().filter(|r| !others.contains(r)).collect();
+        let all = view.at(epoch, position).into_iter().filter(|r| !others.contains(r)).collect();
+        let all = view.weighty(all);
         let unrelated: Vec<RelayId> = all
             .iter()
             .copied()
             .filter(|r| !others.iter().any(|o| view.related(r, o)) && self.suspicion(r, now) < STRONG)
             .collect();
-        let from = if unrelated.is_empty() { all } else { unrelated };
-        let least = from.iter().map(|r| self.suspicion(r, now)).min()?;
-        let best: Vec<RelayId> = from.into_iter().filter(|r| self.suspicion(r, now) == least).collect();
-        // What a relay can carry is what it gets: else small ones would be full, and large ones empty.
-        best.choose_weighted(rng, |r| view.capacity(r)).ok().copied()
+        let from = if unrelated.is_empty() { &all } else { &unrelated };
+        self.least_suspected_by(from, now, rng, |relay| view.weight(relay))
     }
 
     /// The mixes between an entry and a queue relay, and of the way back.
@@ -148,6 +158,20 @@ mod tests {
         }
         let later = start + FADE;
         assert!((0..50).any(|_| health.least_suspected(&all, later, rng) == Some(relay(1))));
+    }
+
+    #[test]
+    fn a_relay_is_chosen_in_proportion_to_its_weight_and_never_without_one() {
+        let rng = &mut ChaCha20Rng::seed_from_u64(2);
+        let (health, all) = (Health::default(), [relay(1), relay(2), relay(3)]);
+        let mut chosen = [0; 3];
+        for _ in 0..6_000 {
+            let one = health.least_suspected_by(&all, Mono(0), rng, |r| [4, 2, 0][usize::from(r.0[0]) - 1]).unwrap();
+            chosen[usize::from(one.0[0]) - 1] += 1;
+        }
+        assert!((3_700..4_300).contains(&chosen[0]) && chosen[2] == 0, "{chosen:?}: 4 to 2 to 0");
+        let any = (0..50).filter_map(|_| health.least_suspected_by(&all, Mono(0), rng, |_| 0)).count();
+        assert_eq!(any, 50, "where nobody has a weight, one of them is taken all the same");
     }
 
     #[test]

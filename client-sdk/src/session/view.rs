@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use posta_protocol::crypto::xwing::KemPublicKey;
-use posta_protocol::document::{Consensus, MixKeys, Position, RelayEntry};
+use posta_protocol::document::{Consensus, MixKeys, Position, Protocols, RelayEntry, Standing};
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{Epoch, Hash, KeyEpoch, RelayId};
 use posta_protocol::invitation::{RelayPrefix, prefix};
@@ -107,6 +107,22 @@ impl View {
         self.keys.get(&epoch)?.get(relay)
     }
 
+    /// How this program stands to the protocol versions that the network asks for.
+    pub(crate) fn standing(&self) -> Standing {
+        self.consensus.params().standing(Protocols::default())
+    }
+
+    /// How much paths shall use a relay, as the authorities have measured.
+    pub(crate) fn weight(&self, relay: &RelayId) -> u32 {
+        self.consensus.relay(relay).map_or(0, |r| r.class.weight())
+    }
+
+    /// Those of weight; all of them if there are none.
+    pub(crate) fn weighty(&self, relays: Vec<RelayId>) -> Vec<RelayId> {
+        let weighty: Vec<RelayId> = relays.iter().copied().filter(|r| self.weight(r) > 0).collect();
+        if weighty.is_empty() { relays } else { weighty }
+    }
+
     /// Whether one operator or one family runs both, or they stand in one network: who watches one, may watch both.
     pub(crate) fn related(&self, a: &RelayId, b: &RelayId) -> bool {
         let (Some(a), Some(b)) = (self.consensus.relay(a), self.consensus.relay(b)) else { return false };
@@ -114,11 +130,6 @@ impl View {
         let networks =
             |r: &RelayEntry| r.link_addresses.iter().chain(&r.client_addresses).map(network).collect::<Vec<_>>();
         a.operator == b.operator || family || networks(a).iter().any(|n| networks(b).contains(n))
-    }
-
-    /// How much a relay can carry, as the authorities see it; at least 1.
-    pub(crate) fn capacity(&self, relay: &RelayId) -> u64 {
-        self.consensus.relay(relay).map_or(1, |r| u64::from(r.capacity).max(1))
     }
 
     /// The relays whose identity starts like this.

@@ -226,6 +226,8 @@ impl World {
                 family: None,
                 operator: OperatorId([n as u8; 16]),
                 capacity: 1,
+                protocols: Default::default(),
+                class: Default::default(),
                 listed_since: Wall(0),
                 layers: epochs.iter().map(|e| Some(self.position(n, *e))).collect(),
             });
@@ -252,19 +254,15 @@ impl World {
             previous: Hash([0; 32]),
             shared_random: SharedRandom { deals, ..SharedRandom::default() },
             params,
+            missed: Vec::new(),
             key_epochs: bound,
             relays: entries,
             extensions: Extensions::default(),
         };
         let (identity, signing) = (sign_key(1), sign_key(2));
         let year = Duration::from_secs(365 * 24 * 3600);
-        let certificate = Certificate::issue(
-            &identity,
-            Purpose::Authority,
-            SigningPublicKey(signing.public()),
-            self.now.wall - year,
-            self.now.wall + year,
-        );
+        let (key, now) = (SigningPublicKey(signing.public()), self.now.wall);
+        let certificate = Certificate::issue(&identity, Purpose::Authority, key, now - year, now + year);
         let encoded = body.encode();
         let signature = ConsensusSignature::sign(&body.header(&encoded), certificate, &signing);
         (Consensus::assemble(&encoded, &[signature]), parts)

@@ -103,6 +103,10 @@ impl<R: CryptoRng> Authority<R> {
             return false;
         }
         let (random, contribution) = self.random_items(key.0);
+        let mut relays = self.intake.votes();
+        for relay in &mut relays {
+            relay.class = self.measured.get(&relay.id).copied().unwrap_or_default();
+        }
         let vote = Vote {
             certificate: self.settings.certificate,
             epoch: key.0,
@@ -111,7 +115,7 @@ impl<R: CryptoRng> Authority<R> {
             newest: self.newest.as_ref().map(|p| p.consensus.signed_header()),
             random,
             params: self.settings.params.clone(),
-            relays: self.intake.votes(),
+            relays,
             extensions: Extensions::default(),
         };
         let bytes: Arc<[u8]> = vote.sign(&self.key).into();

@@ -37,12 +37,14 @@ pub(super) struct Board {
     clock: Clock,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Notes {
     newest: Option<Arc<Published>>,
     /// The newest first.
     rounds: VecDeque<RoundLine>,
     evidence: u64,
+    /// When the signing key ends.
+    expires: Wall,
 }
 
 impl Board {
@@ -51,8 +53,9 @@ impl Board {
         history: History,
         authorities: Authorities,
         clock: Clock,
+        expires: Wall,
     ) -> Self {
-        let notes = Arc::new(Mutex::new(Notes { newest, ..Notes::default() }));
+        let notes = Arc::new(Mutex::new(Notes { newest, rounds: VecDeque::new(), evidence: 0, expires }));
         Self { notes, history, authorities, clock }
     }
 
@@ -88,14 +91,22 @@ impl Board {
         self.with(|notes| notes.evidence += 1);
     }
 
+    /// The signing key was renewed.
+    pub(super) fn signing_until(&self, expires: Wall) {
+        self.with(|notes| notes.expires = expires);
+    }
+
     fn shown(&self, show: impl FnOnce(&Status<'_>) -> String) -> String {
-        let (newest, rounds, evidence) =
-            self.with(|notes| (notes.newest.clone(), notes.rounds.iter().copied().collect::<Vec<_>>(), notes.evidence));
+        let (newest, rounds, evidence, expires) = self.with(|notes| {
+            let rounds: Vec<_> = notes.rounds.iter().copied().collect();
+            (notes.newest.clone(), rounds, notes.evidence, notes.expires)
+        });
         show(&Status {
             consensus: newest.as_ref().map(|newest| &*newest.consensus),
             rounds: &rounds,
             authorities: self.authorities.len(),
             evidence,
+            expires,
             now: self.clock.now().wall,
         })
     }

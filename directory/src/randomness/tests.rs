@@ -142,6 +142,7 @@ impl Model {
             previous: Hash([0; 32]),
             shared_random,
             params,
+            missed: Vec::new(),
             key_epochs: Vec::new(),
             relays: Vec::new(),
             extensions: Extensions::default(),

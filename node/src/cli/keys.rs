@@ -28,6 +28,11 @@ pub(super) enum Command {
     /// A relay needs it only to renew its signing key: every 90 days, from this file. Whoever has it is this relay; if
     /// it is lost, the relay starts anew under another id when its signing key ends. Keep two copies.
     TakeIdentity(TakeIdentity),
+    /// Take this relay into a family: relays that belong together, of which no path takes two.
+    ///
+    /// The family's key is made if it isn't there, and needed only for this: use the same file for all relays of the
+    /// family, and keep it elsewhere. A relay that runs says it in its next descriptor.
+    Family(FamilyKey),
 }
 
 #[derive(Debug, Args)]
@@ -37,6 +42,15 @@ pub(super) struct Renew {
     /// The identity key, if it isn't in the state folder.
     #[arg(long)]
     identity: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FamilyKey {
+    #[command(flatten)]
+    common: Common,
+    /// The family's key.
+    #[arg(long)]
+    key: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +69,13 @@ pub(super) fn keys(command: &Command) -> Result<ExitCode, Failure> {
             let state = Config::load(&args.common.config)?.state_dir;
             let renewed = keys::renew(&state, args.identity.as_deref(), wall()).map_err(Failure::disk)?;
             say(&format!("signing key until {}\nA relay that runs takes it over at SIGHUP.", Utc(renewed.expires)));
+            Ok(ExitCode::from(exit::OK))
+        }
+        Command::Family(args) => {
+            let state = Config::load(&args.common.config)?.state_dir;
+            let relay = Keys::open(&state, wall()).map_err(Failure::disk)?.relay();
+            let family = keys::join_family(&state, &relay, &args.key).map_err(Failure::disk)?;
+            say(&format!("relay {} is of family {}", relay.short(), to_hex(&family)));
             Ok(ExitCode::from(exit::OK))
         }
         Command::TakeIdentity(args) => {

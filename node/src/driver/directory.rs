@@ -11,7 +11,8 @@ use posta_link::fetch::{
 };
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Consensus, Descriptor, Extensions, MixKeys, Refusal, Roles, Shelf, Succession, Withdrawal, verify_succession,
+    Consensus, Descriptor, Extensions, MixKeys, Protocols, Refusal, Roles, Shelf, Succession, Withdrawal,
+    verify_succession,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::ids::{KeyEpoch, RelayId};
@@ -30,7 +31,7 @@ use super::links::Held;
 use super::mirroring;
 use super::retire::Retires;
 use crate::failure::Failure;
-use crate::keys::{KeyError, Keys};
+use crate::keys::{self, KeyError, Keys};
 use crate::relay::replay::Fill;
 use crate::relay::worker::Ring;
 use crate::report::{DAY, KEY_WARNINGS, SigningKey, apart};
@@ -140,6 +141,7 @@ impl Directory {
                     self.look_at(&consensus, held.is_none());
                     said.clear();
                     let consensus = Arc::new(consensus);
+                    self.look_at_versions(&consensus, held.as_deref());
                     if let Some(held) = &held {
                         self.look_at_chain(&consensus, held, &cache);
                     }
@@ -197,6 +199,16 @@ impl Directory {
                 newest.send_replace(Some(held));
             }
             Err(e) => debug!("the mix keys of the kept consensus were not fetched: {e}"),
+        }
+    }
+
+    /// Says what a newer consensus wants of programs like this one, unless the one before wanted it too.
+    fn look_at_versions(&self, new: &Consensus, held: Option<&Consensus>) {
+        let standing = new.params().standing(Protocols::default());
+        if held.is_none_or(|held| held.params().standing(Protocols::default()) != standing)
+            && let Some(says) = standing.says(Protocols::default())
+        {
+            warn!("{says}");
         }
     }
 
@@ -338,15 +350,22 @@ impl Directory {
 
     fn descriptor(&self, signer: &Signer, mix_keys: PublicKeys, capacity: u32, now: Wall) -> Result<Vec<u8>, Failure> {
         let config = Arc::clone(&self.settings.borrow());
+        let family = keys::family(&config.state_dir, &self.relay).map_err(Failure::disk)?;
+        if config.family_key().is_some_and(|wanted| family.is_none_or(|family| family.key != wanted)) {
+            return Err(Failure::usage(
+                "`family` names a family that has not taken this relay in: run `posta-node keys family --key FILE`",
+            ));
+        }
         let descriptor = Descriptor {
             certificate: *signer.keys.certificate(),
             link_key: signer.keys.link_public(),
             link_addresses: config.advertised_link(),
             client_addresses: config.advertised_client(),
             roles: Roles { retiring: self.retires.borrow().is_some(), ..config.directory_roles() },
-            family: config.family_key(),
+            family,
             operator: config.operator_id(&self.relay),
             capacity,
+            protocols: Protocols::default(),
             published: now,
             mix_keys,
             extensions: Extensions::default(),
@@ -427,7 +446,10 @@ fn warn_of_expiry(warned: &mut Option<i64>, expires: Wall, now: Wall) {
 
 /// A refusal that trying again won't change.
 const fn lasting(reason: Refusal) -> bool {
-    matches!(reason, Refusal::Malformed | Refusal::Untrusted | Refusal::Address | Refusal::Unsupported)
+    matches!(
+        reason,
+        Refusal::Malformed | Refusal::Untrusted | Refusal::Address | Refusal::Unsupported | Refusal::Policy
+    )
 }
 
 /// Says each new trouble once, not at every attempt.

@@ -101,6 +101,8 @@ pub fn entry(id: RelayId, link_key: LinkPublicKey, position: Position) -> RelayE
         family: None,
         operator: OperatorId([0; 16]),
         capacity: 1,
+        protocols: Default::default(),
+        class: Default::default(),
         listed_since: Wall(0),
         layers: vec![Some(position); 2],
     }
@@ -132,6 +134,7 @@ pub fn consensus_with(at: Wall, relays: Vec<RelayEntry>, loops_us: Option<u64>) 
             ..SharedRandom::default()
         },
         params,
+        missed: Vec::new(),
         key_epochs: [epoch, epoch.next()].map(|epoch| KeyEpochPart { epoch, mix_keys: Hash([0; 32]) }).into(),
         relays,
         extensions: Extensions::default(),

@@ -114,6 +114,7 @@ pub(crate) fn mix_keys(input: &[u8]) {
             previous: Hash([0; 32]),
             shared_random: SharedRandom::default(),
             params: Params::default(),
+            missed: Vec::new(),
             key_epochs: vec![KeyEpochPart { epoch, mix_keys: hash }],
             relays: vec![],
             extensions: Extensions::default(),

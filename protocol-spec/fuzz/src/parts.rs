@@ -26,6 +26,7 @@ fn front() -> Vec<u8> {
         previous: Hash([0; 32]),
         shared_random: SharedRandom::default(),
         params: Params::default(),
+        missed: Vec::new(),
         key_epochs: vec![],
         relays: vec![],
         extensions: Extensions::default(),

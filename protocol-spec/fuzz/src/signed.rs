@@ -4,9 +4,10 @@
 use posta_protocol::codec::Reader;
 use posta_protocol::crypto::{self, context};
 use posta_protocol::document::{
-    Authorities, Certificate, Consensus, ConsensusBody, Descriptor, Echo, Extensions, Header, KeyEpochPart, Params,
-    Position, Profile, Purpose, RandomItems, RelayEntry, Roles, SharedRandom, SignedHeader, UnverifiedConsensus,
-    UnverifiedDescriptor, UnverifiedEcho, UnverifiedVote, Vote, VotedRelay,
+    Authorities, Certificate, Class, Consensus, ConsensusBody, Descriptor, Echo, Extensions, Family, Header,
+    KeyEpochPart, Missed, Params, Position, Profile, Protocols, Purpose, RandomItems, RelayEntry, Reliability, Roles,
+    SharedRandom, SignedHeader, Speed, UnverifiedConsensus, UnverifiedDescriptor, UnverifiedEcho, UnverifiedVote, Vote,
+    VotedRelay,
 };
 use posta_protocol::error::Untrusted;
 use posta_protocol::geometry::Geometry;
@@ -79,9 +80,10 @@ pub(crate) fn descriptor_seeds() -> Vec<Vec<u8>> {
         link_addresses: vec![address(1), "[2001:db8::1]:4433".parse().expect("an address")],
         client_addresses: vec![address(2)],
         roles: Roles::EDGE,
-        family: Some([4; 32]),
+        family: Some(Family::admit(&signer.key, &RelayId(signer.certificate(Purpose::Relay).identity))),
         operator: OperatorId([5; 16]),
         capacity: 1000,
+        protocols: Default::default(),
         published: NOW,
         mix_keys: vec![(KeyEpoch(7), onion::public_key(7)), (KeyEpoch(8), onion::public_key(8))],
         extensions,
@@ -160,7 +162,9 @@ pub(crate) fn vote_seeds() -> Vec<Vec<u8>> {
         newest: Some(SignedHeader { header, signatures: vec![signer.sign(&header)] }),
         random: RandomItems::default(),
         params: params(),
-        relays: (1..4).map(|n| VotedRelay { id: RelayId([n; 32]), digest: Hash([n; 32]) }).collect(),
+        relays: (1..4)
+            .map(|n| VotedRelay { id: RelayId([n; 32]), digest: Hash([n; 32]), class: Default::default() })
+            .collect(),
         extensions: Extensions::default(),
     };
     let bare = Vote { newest: None, params: Params::default(), relays: vec![], ..full.clone() };
@@ -283,6 +287,8 @@ pub(crate) fn consensus_seeds() -> Vec<Vec<u8>> {
         family: (n == 2).then_some([6; 32]),
         operator: OperatorId([n; 16]),
         capacity: 7,
+        protocols: Protocols { oldest: 1, newest: 2 },
+        class: Class { reliability: Reliability::Flagged, speed: Speed::Slow },
         listed_since: NOW,
         layers,
     };
@@ -296,6 +302,7 @@ pub(crate) fn consensus_seeds() -> Vec<Vec<u8>> {
         previous: Hash([1; 32]),
         shared_random: SharedRandom::default(),
         params: params(),
+        missed: vec![Missed { id: RelayId([9; 32]), listed_since: NOW, from: Epoch(6) }],
         key_epochs: vec![part(1), part(2)],
         relays: vec![
             relay(1, vec![Some(Position::Mix1), None]),
@@ -304,7 +311,8 @@ pub(crate) fn consensus_seeds() -> Vec<Vec<u8>> {
         ],
         extensions: Extensions::default(),
     };
-    let bare = ConsensusBody { params: Params::default(), key_epochs: vec![], relays: vec![], ..full.clone() };
+    let bare =
+        ConsensusBody { params: Params::default(), missed: vec![], key_epochs: vec![], relays: vec![], ..full.clone() };
     let signer = signer();
     [full, bare]
         .map(|body| {

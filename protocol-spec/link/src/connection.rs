@@ -1,12 +1,15 @@
 //! A finished handshake, and the requests and replies of a directory connection.
 
 use std::fmt;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use posta_protocol::frame::Hello;
 use posta_protocol::ids::LinkPublicKey;
-pub use posta_protocol::params::{REQUEST_TIMEOUT, TRANSFER_TIMEOUT};
+pub use posta_protocol::params::{LEAST_PROGRESS, REQUEST_TIMEOUT, TRANSFER_TIMEOUT};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{ReadToEndError, RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
@@ -145,8 +148,21 @@ impl Connection {
         link::open(self, hello, packet_len).await
     }
 
-    /// Sends a request and reads the reply, at most `max_reply` bytes. At most 60 seconds. Safe to cancel: the peer is
-    /// told.
+    /// Bytes that have gone over the connection in both directions.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        let stats = self.quic.stats();
+        stats.udp_rx.bytes.saturating_add(stats.udp_tx.bytes)
+    }
+
+    /// Waits for a transfer for as long as it moves: at most 15 minutes, and not once less than 16 KiB have gone over the
+    /// connection within 30 seconds.
+    async fn while_it_moves<T>(&self, transfer: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
+        while_moving(TRANSFER_TIMEOUT, LEAST_PROGRESS, REQUEST_TIMEOUT, || self.moved(), transfer).await
+    }
+
+    /// Sends a request and reads the reply, at most `max_reply` bytes, for as long as it moves: at most 15 minutes. Safe to
+    /// cancel: the peer is told.
     ///
     /// # Errors
     /// [`LinkError::TooLong`] for a longer reply, [`LinkError::Refused`] if the peer gave none, [`LinkError::Timeout`],
@@ -161,7 +177,7 @@ impl Connection {
             send.finish().map_err(|_| self.failure())?;
             self.read(&mut recv, max_reply, "the reply").await
         };
-        timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| LinkError::Timeout)?
+        self.while_it_moves(exchange).await
     }
 
     /// The next request, of at most `max` bytes. A longer one, or one that takes above 30 seconds, closes the
@@ -207,8 +223,8 @@ impl fmt::Debug for Responder {
 }
 
 impl Responder {
-    /// Sends the reply and waits, at most 30 seconds, until the peer has it: a connection that is dropped earlier would
-    /// take the reply with it.
+    /// Sends the reply and waits until the peer has it, for as long as it moves and at most 15 minutes: a connection that is
+    /// dropped earlier would take the reply with it.
     ///
     /// # Errors
     /// [`LinkError::Timeout`], or why the connection closed.
@@ -221,6 +237,7 @@ impl Responder {
     /// # Errors
     /// As [`Responder::reply`].
     pub async fn reply_in_parts(mut self, parts: &[&[u8]]) -> Result<(), LinkError> {
+        let connection = self.connection.clone();
         let transfer = async {
             for part in parts {
                 self.send.write_all(part).await.map_err(|_| self.connection.failure())?;
@@ -231,7 +248,7 @@ impl Responder {
                 Ok(Some(_)) | Err(_) => Err(self.connection.failure()),
             }
         };
-        timeout(TRANSFER_TIMEOUT, transfer).await.map_err(|_| LinkError::Timeout)?
+        connection.while_it_moves(transfer).await
     }
 }
 
@@ -239,5 +256,78 @@ impl Drop for Responder {
     fn drop(&mut self) {
         // Without effect after a finished reply. quinn would end the stream in order, as if an empty reply were meant.
         let _ = self.send.reset(VarInt::from_u32(0));
+    }
+}
+
+/// Waits for a transfer at most `whole`, and looks every `each` whether at least `least` bytes have `moved` since.
+async fn while_moving<T>(
+    each: Duration,
+    least: u64,
+    whole: Duration,
+    moved: impl Fn() -> u64,
+    transfer: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    let watched = async {
+        let mut transfer = pin!(transfer);
+        let mut seen = moved();
+        loop {
+            if let Ok(done) = timeout(each, &mut transfer).await {
+                return done;
+            }
+            let before = std::mem::replace(&mut seen, moved());
+            if seen.saturating_sub(before) < least {
+                return Err(LinkError::Timeout);
+            }
+        }
+    };
+    timeout(whole, watched).await.map_err(|_| LinkError::Timeout)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const EACH: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_slow_transfer_goes_on_for_as_long_as_it_moves() {
+        let (looks, there) = (AtomicU64::new(0), Notify::new());
+        // Comes to its end long after the first look.
+        let moved = || {
+            let look = looks.fetch_add(1, Ordering::Relaxed);
+            if look == 20 {
+                there.notify_one();
+            }
+            look * 1000
+        };
+        let transfer = async {
+            there.notified().await;
+            Ok(7)
+        };
+        assert_eq!(while_moving(EACH, 1000, LONG, moved, transfer).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_transfer_that_trickles_is_given_up_at_the_first_look() {
+        let looks = AtomicU64::new(0);
+        let moved = || looks.fetch_add(1, Ordering::Relaxed) * 999;
+        let stuck = std::future::pending::<Result<(), LinkError>>();
+        let why = while_moving(EACH, 1000, LONG, moved, stuck).await.unwrap_err();
+        assert!(matches!(why, LinkError::Timeout), "{why}");
+        assert_eq!(looks.into_inner(), 2, "at its beginning, and once more");
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_on_for_ever() {
+        let looks = AtomicU64::new(0);
+        let moved = || looks.fetch_add(1, Ordering::Relaxed) << 20;
+        let stuck = std::future::pending::<Result<(), LinkError>>();
+        let why = while_moving(EACH, 1000, EACH * 50, moved, stuck).await.unwrap_err();
+        assert!(matches!(why, LinkError::Timeout), "{why}");
     }
 }

@@ -37,7 +37,7 @@ mod newest;
 
 pub use self::newest::{Documents, Held, Mirror, Mirrors, fetch_consensus, fetch_mix_keys, fetch_newer, fetch_signed};
 
-/// How long one authority may take for everything that is asked of it, before the next one is asked.
+/// How long one authority may take to answer a short question; whole documents may take as long as they move.
 pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one authority is waited for before the next one is asked as well: a dead one must not hold up a start.
 pub const PATIENCE: Duration = Duration::from_secs(1);

@@ -5,7 +5,8 @@ use core::time::Duration;
 
 use super::header::{read_signatures, write_signatures};
 use super::{
-    Authorities, ConsensusSignature, Extensions, Header, Params, Position, Roles, SharedRandom, SignedHeader, address,
+    Authorities, Class, ConsensusSignature, Extensions, Header, Params, Position, Protocols, Roles, SharedRandom,
+    SignedHeader, address,
 };
 use crate::codec::{Reader, Writer};
 use crate::crypto::context::CONSENSUS;
@@ -27,6 +28,17 @@ pub struct KeyEpochPart {
     pub mix_keys: Hash,
 }
 
+/// A mix that the last consensuses have left out: if it is listed again soon, nothing has changed for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The relay.
+    pub id: RelayId,
+    /// Since when it was listed.
+    pub listed_since: Wall,
+    /// The first consensus without it.
+    pub from: Epoch,
+}
+
 /// A relay as the consensus lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayEntry {
@@ -46,8 +58,12 @@ pub struct RelayEntry {
     pub operator: OperatorId,
     /// Packets per second.
     pub capacity: u32,
-    /// The start of the first consensus that has listed it, and all since then: who came after the commits were closed
-    /// gets no layer.
+    /// Protocol versions that it speaks.
+    pub protocols: Protocols,
+    /// How well it works, as the authorities have measured.
+    pub class: Class,
+    /// The start of the first consensus that has listed it, and all since then but for a few that missed it
+    /// ([`ConsensusBody::missed`]): who came after the commits were closed gets no layer.
     pub listed_since: Wall,
     /// Its place in each of the consensus' key epochs, in their order; `None` where it has published no key.
     pub layers: Vec<Option<Position>>,
@@ -74,6 +90,8 @@ pub struct ConsensusBody {
     pub params: Params,
     /// The current key epoch and those ahead for which there are keys, consecutive or not, sorted.
     pub key_epochs: Vec<KeyEpochPart>,
+    /// Mixes that were listed a few epochs ago, sorted by identity.
+    pub missed: Vec<Missed>,
     /// Relays, sorted by identity.
     pub relays: Vec<RelayEntry>,
     /// Fields of later versions.
@@ -111,6 +129,19 @@ impl ConsensusBody {
             w.u64(part.epoch.0);
             part.mix_keys.write(w);
         }
+        w.count(self.missed.len());
+        for missed in &self.missed {
+            missed.id.write(w);
+            w.u64(missed.listed_since.0);
+            w.u64(missed.from.0);
+        }
+    }
+
+    /// Since when a relay is listed, if it is or was a few epochs ago.
+    #[must_use]
+    pub fn listed_since(&self, id: &RelayId) -> Option<Wall> {
+        let missed = || self.missed.binary_search_by_key(id, |m| m.id).ok().and_then(|i| self.missed.get(i));
+        self.relay(id).map(|relay| relay.listed_since).or_else(|| missed().map(|m| m.listed_since))
     }
 
     /// One relay.
@@ -171,6 +202,16 @@ impl ConsensusBody {
             }
             key_epochs.push(part);
         }
+        let n = r.count(MAX_RELAYS, "missed relays")?;
+        let mut missed: Vec<Missed> = Vec::with_capacity(n.min(r.left() / 48));
+        for _ in 0..n {
+            let id = RelayId::read(r)?;
+            let one = Missed { id, listed_since: Wall(r.u64("times")?), from: Epoch(r.u64("epoch")?) };
+            if missed.last().is_some_and(|last| last.id >= one.id) {
+                return Err(Malformed::Value("missed relays").into());
+            }
+            missed.push(one);
+        }
         Ok(Self {
             geometry,
             epoch,
@@ -181,6 +222,7 @@ impl ConsensusBody {
             shared_random,
             params,
             key_epochs,
+            missed,
             relays: Vec::new(),
             extensions: Extensions::default(),
         })
@@ -211,6 +253,8 @@ impl RelayEntry {
         write_family(self.family.as_ref(), w);
         self.operator.write(w);
         w.u32(self.capacity);
+        self.protocols.write(w);
+        self.class.write(w);
         w.u64(self.listed_since.0);
     }
 
@@ -224,6 +268,8 @@ impl RelayEntry {
             family: read_family(r)?,
             operator: OperatorId::read(r)?,
             capacity: r.u32("capacity")?,
+            protocols: Protocols::read(r)?,
+            class: Class::read(r)?,
             listed_since: Wall(r.u64("times")?),
             layers: Vec::new(),
         })

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::{Certificate, Extensions, Purpose, Roles, address};
+use super::{Certificate, Extensions, Family, Protocols, Purpose, Roles, address};
 use crate::codec::{Reader, Writer};
 use crate::crypto::context::{DESCRIPTOR, SIGN_DESCRIPTOR};
 use crate::crypto::hash;
@@ -28,12 +28,14 @@ pub struct Descriptor {
     pub client_addresses: Vec<SocketAddr>,
     /// What it offers.
     pub roles: Roles,
-    /// The family key, shared by relays that belong together.
-    pub family: Option<[u8; 32]>,
+    /// The family that it belongs to, and that family's word.
+    pub family: Option<Family>,
     /// Who runs it.
     pub operator: OperatorId,
     /// Packets per second that it can carry.
     pub capacity: u32,
+    /// Protocol versions that it speaks.
+    pub protocols: Protocols,
     /// When it was written.
     pub published: Wall,
     /// Mix keys, sorted by key epoch: the current one and those ahead.
@@ -94,10 +96,10 @@ impl Descriptor {
         address::write(&self.link_addresses, w);
         address::write(&self.client_addresses, w);
         self.roles.write(w);
-        w.bool(self.family.is_some());
-        w.bytes(self.family.as_ref().map_or(&[], <[u8; 32]>::as_slice));
+        Family::write_option(self.family.as_ref(), w);
         self.operator.write(w);
         w.u32(self.capacity);
+        self.protocols.write(w);
         w.u64(self.published.0);
         w.count(self.mix_keys.len());
         for (epoch, key) in &self.mix_keys {
@@ -113,9 +115,10 @@ impl Descriptor {
         let link_addresses = address::read(r)?;
         let client_addresses = address::read(r)?;
         let roles = Roles::read(r)?;
-        let family = if r.bool("family")? { Some(r.array("family")?) } else { None };
+        let family = Family::read_option(r)?;
         let operator = OperatorId::read(r)?;
         let capacity = r.u32("capacity")?;
+        let protocols = Protocols::read(r)?;
         let published = Wall(r.u64("publication time")?);
         let n = r.count(MAX_DESCRIPTOR_KEYS, "mix keys")?;
         let mut mix_keys: Vec<(KeyEpoch, KemPublicKey)> = Vec::with_capacity(n);
@@ -136,6 +139,7 @@ impl Descriptor {
             family,
             operator,
             capacity,
+            protocols,
             published,
             mix_keys,
             extensions,
@@ -226,6 +230,9 @@ impl<'a> UnverifiedDescriptor<'a> {
     fn verify_at(self, at: Wall) -> Result<Descriptor, Untrusted> {
         let certificate = &self.descriptor.certificate;
         certificate.verify(Purpose::Relay, at, "the relay")?;
+        if let Some(family) = &self.descriptor.family {
+            family.verify(&self.descriptor.identity())?;
+        }
         if verify(&certificate.key.0, SIGN_DESCRIPTOR, self.signed, &self.signature) {
             Ok(self.descriptor)
         } else {

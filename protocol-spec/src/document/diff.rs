@@ -18,7 +18,8 @@ use super::address;
 use super::consensus::{read_family, write_family};
 use super::header::{read_signatures, write_signatures};
 use super::{
-    Consensus, ConsensusBody, ConsensusSignature, Extensions, Position, RelayEntry, Roles, UnverifiedConsensus,
+    Class, Consensus, ConsensusBody, ConsensusSignature, Extensions, Position, Protocols, RelayEntry, Roles,
+    UnverifiedConsensus,
 };
 use crate::codec::{Reader, Writer};
 use crate::crypto::context::CONSENSUS;
@@ -270,8 +271,8 @@ fn read_index(r: &mut Reader<'_>, len: usize, last: &mut Option<usize>) -> Resul
 }
 
 /// The bits of the fields that differ, places apart.
-fn changes(old: &RelayEntry, new: &RelayEntry) -> u8 {
-    let bit = |differs: bool, bit: u8| if differs { bit } else { 0 };
+fn changes(old: &RelayEntry, new: &RelayEntry) -> u16 {
+    let bit = |differs: bool, bit: u16| if differs { bit } else { 0 };
     bit(old.link_key != new.link_key, field::LINK_KEY)
         | bit(old.link_addresses != new.link_addresses, field::LINK_ADDRESSES)
         | bit(old.client_addresses != new.client_addresses, field::CLIENT_ADDRESSES)
@@ -280,11 +281,13 @@ fn changes(old: &RelayEntry, new: &RelayEntry) -> u8 {
         | bit(old.operator != new.operator, field::OPERATOR)
         | bit(old.capacity != new.capacity, field::CAPACITY)
         | bit(old.listed_since != new.listed_since, field::LISTED_SINCE)
+        | bit(old.protocols != new.protocols, field::PROTOCOLS)
+        | bit(old.class != new.class, field::CLASS)
 }
 
-fn write_changes(fields: u8, relay: &RelayEntry, w: &mut Writer) {
+fn write_changes(fields: u16, relay: &RelayEntry, w: &mut Writer) {
     let has = |bit| fields & bit != 0;
-    w.u8(fields);
+    w.u16(fields);
     if has(field::LINK_KEY) {
         relay.link_key.write(w);
     }
@@ -309,11 +312,17 @@ fn write_changes(fields: u8, relay: &RelayEntry, w: &mut Writer) {
     if has(field::LISTED_SINCE) {
         w.u64(relay.listed_since.0);
     }
+    if has(field::PROTOCOLS) {
+        relay.protocols.write(w);
+    }
+    if has(field::CLASS) {
+        relay.class.write(w);
+    }
 }
 
 /// A relay as it was, with the fields that are given anew; each must differ, and there must be one.
 fn read_changes(old: &RelayEntry, r: &mut Reader<'_>) -> Result<RelayEntry, Malformed> {
-    let fields = r.u8(WHAT)?;
+    let fields = r.u16(WHAT)?;
     let has = |bit| fields & bit != 0;
     let mut relay = RelayEntry { layers: Vec::new(), ..old.clone() };
     if has(field::LINK_KEY) {
@@ -339,6 +348,12 @@ fn read_changes(old: &RelayEntry, r: &mut Reader<'_>) -> Result<RelayEntry, Malf
     }
     if has(field::LISTED_SINCE) {
         relay.listed_since = Wall(r.u64("times")?);
+    }
+    if has(field::PROTOCOLS) {
+        relay.protocols = Protocols::read(r)?;
+    }
+    if has(field::CLASS) {
+        relay.class = Class::read(r)?;
     }
     if fields == 0 || changes(old, &relay) != fields {
         return Err(Malformed::Value(WHAT));

@@ -110,6 +110,11 @@ pub fn place(deal: &Deal, relay: &RelayEntry) -> Option<Position> {
     Some(if order(deal, &relay.id) <= cut.last { Position::Mix1 } else { Position::Mix2 })
 }
 
+/// What a mix brings to its layer: its own word on its capacity, as far as the authorities' measurements bear it out.
+fn weight(relay: &RelayEntry) -> u64 {
+    (u64::from(relay.capacity) * u64::from(relay.class.weight())).max(1)
+}
+
 /// Cuts the order of the mixes that take part into two layers of equal capacity, as far as both hold enough mixes.
 ///
 /// # Errors
@@ -118,7 +123,7 @@ pub fn cut(deal: &Deal, relays: &[RelayEntry], layer_min: usize) -> Result<Hash,
     let mut mixes: Vec<(Hash, u64)> = relays
         .iter()
         .filter(|relay| takes_part(deal, relay))
-        .map(|relay| (order(deal, &relay.id), u64::from(relay.capacity.max(1))))
+        .map(|relay| (order(deal, &relay.id), weight(relay)))
         .collect();
     mixes.sort_unstable();
     let least = mixes.len().div_ceil(LAYER_SMALLEST_PART).max(layer_min).max(1);

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::{Protocols, Standing};
 use crate::codec::{Reader, Writer};
 use crate::error::Malformed;
 use crate::params::{
@@ -116,6 +117,20 @@ impl Params {
     pub fn layer_min(&self) -> usize {
         let least = self.get(code::LAYER_MIN).unwrap_or(DEFAULT_LAYER_MIN);
         usize::try_from(least).unwrap_or(usize::MAX).clamp(1, MAX_RELAYS)
+    }
+
+    /// How somebody who speaks these versions stands to the versions that the network requires and recommends.
+    #[must_use]
+    pub fn standing(&self, speaks: Protocols) -> Standing {
+        let wanted = |code| self.get(code).map_or(0, |version| u16::try_from(version).unwrap_or(u16::MAX));
+        let (required, recommended) = (wanted(code::PROTOCOL_REQUIRED), wanted(code::PROTOCOL_RECOMMENDED));
+        if speaks.newest < required {
+            Standing::TooOld(required)
+        } else if speaks.newest < recommended {
+            Standing::Old(recommended)
+        } else {
+            Standing::Current
+        }
     }
 
     /// Mean delay at each hop; zero means none. Defaults: fast 0, mixed 1 s, steady 1 s.

@@ -252,6 +252,8 @@ pub enum Refusal {
     Unsupported,
     /// No difference from that document is at hand: the whole one is.
     Base,
+    /// The authority's operator does not admit the relay.
+    Policy,
 }
 
 impl Refusal {
@@ -267,6 +269,7 @@ impl Refusal {
             Self::Round => refusal::ROUND,
             Self::Unsupported => refusal::UNSUPPORTED,
             Self::Base => refusal::BASE,
+            Self::Policy => refusal::POLICY,
         }
     }
 
@@ -281,6 +284,7 @@ impl Refusal {
             refusal::NOT_AUTHORITY => Self::NotAuthority,
             refusal::ROUND => Self::Round,
             refusal::BASE => Self::Base,
+            refusal::POLICY => Self::Policy,
             _ => Self::Unsupported,
         }
     }
@@ -301,6 +305,7 @@ impl core::fmt::Display for Refusal {
             Self::Round => "the round is over or has not begun",
             Self::Unsupported => "the request is of another version: update the older program",
             Self::Base => "no difference from that document is at hand: ask for the whole one",
+            Self::Policy => "this authority's operator does not admit the relay: ask him",
         })
     }
 }

@@ -45,9 +45,10 @@ fn descriptor(keys: &Keys) -> Descriptor {
         link_addresses: vec![addr("[2001:db8::1]:4433"), addr("192.0.2.1:4433")],
         client_addresses: vec![addr("192.0.2.1:4434")],
         roles: Roles::EDGE,
-        family: Some([4; 32]),
+        family: Some(Family::admit(&keys.signing, &RelayId(keys.identity.public()))),
         operator: OperatorId([5; 16]),
         capacity: 1000,
+        protocols: Default::default(),
         published: NOW,
         mix_keys: vec![(KeyEpoch(8), mix_key(8)), (KeyEpoch(7), mix_key(7))],
         extensions: Extensions::default(),
@@ -76,6 +77,8 @@ fn body() -> (ConsensusBody, MixKeys) {
             family: None,
             operator: OperatorId([n; 16]),
             capacity: 7,
+            protocols: Default::default(),
+            class: Default::default(),
             listed_since: NOW,
             layers: vec![Some(position)],
         })
@@ -92,6 +95,7 @@ fn body() -> (ConsensusBody, MixKeys) {
         previous: Hash([0; 32]),
         shared_random: SharedRandom::default(),
         params,
+        missed: vec![],
         key_epochs: vec![KeyEpochPart { epoch, mix_keys: MixKeys::hash(&part.encode()) }],
         relays: entries,
         extensions: Extensions::default(),
@@ -236,7 +240,7 @@ fn votes_and_echoes_are_believed_from_authorities_only() {
         newest: Some(held.signed_header()),
         random: RandomItems::default(),
         params: Params::default(),
-        relays: vec![VotedRelay { id: RelayId([1; 32]), digest: Hash([2; 32]) }],
+        relays: vec![VotedRelay { id: RelayId([1; 32]), digest: Hash([2; 32]), class: Default::default() }],
         extensions: Extensions::default(),
     };
     let verify = |bytes: &[u8]| UnverifiedVote::decode(bytes).and_then(|v| v.verify(&known));

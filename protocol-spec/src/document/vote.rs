@@ -1,6 +1,6 @@
 //! What authorities say to one another in a round: votes, and echoes of the votes seen.
 
-use super::{Authorities, Certificate, Extensions, Params, Purpose, RandomItems, SignedHeader};
+use super::{Authorities, Certificate, Class, Extensions, Params, Purpose, RandomItems, SignedHeader};
 use crate::codec::{Reader, Writer};
 use crate::crypto::context::{SIGN_ECHO, SIGN_VOTE, VOTE};
 use crate::crypto::hash;
@@ -19,6 +19,8 @@ pub struct VotedRelay {
     pub id: RelayId,
     /// The digest of the descriptor that the voter holds.
     pub digest: Hash,
+    /// How well it works, as the voter has measured.
+    pub class: Class,
 }
 
 /// A vote: what one authority knows. In this form it is either our own, or verified.
@@ -60,7 +62,7 @@ impl Vote {
     /// The signed vote's bytes.
     #[must_use]
     pub fn sign(&self, key: &SignKey) -> Vec<u8> {
-        let mut w = Writer::with_capacity(4096 + 64 * self.relays.len());
+        let mut w = Writer::with_capacity(4096 + 66 * self.relays.len());
         w.u16(PROTOCOL_VERSION);
         self.certificate.write(&mut w);
         w.u64(self.epoch.0);
@@ -76,6 +78,7 @@ impl Vote {
         for relay in &self.relays {
             relay.id.write(&mut w);
             relay.digest.write(&mut w);
+            relay.class.write(&mut w);
         }
         self.extensions.write(&mut w);
         let mut bytes = w.finish();
@@ -101,7 +104,7 @@ impl Vote {
         let n = r.count(MAX_RELAYS, "relays of a vote")?;
         let mut relays: Vec<VotedRelay> = Vec::with_capacity(n.min(r.left() / 64));
         for _ in 0..n {
-            let relay = VotedRelay { id: RelayId::read(r)?, digest: Hash::read(r)? };
+            let relay = VotedRelay { id: RelayId::read(r)?, digest: Hash::read(r)?, class: Class::read(r)? };
             if relays.last().is_some_and(|last| last.id >= relay.id) {
                 return Err(Malformed::Value("relays of a vote"));
             }

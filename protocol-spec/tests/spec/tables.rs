@@ -78,6 +78,8 @@ pub(crate) fn registry() -> Vec<(&'static str, Numbers)> {
         ("stream", wide(r::stream::ALL)),
         ("close", wide(r::close::ALL)),
         ("evidence", wide(r::evidence::ALL)),
+        ("reliability", wide(r::reliability::ALL)),
+        ("speed", wide(r::speed::ALL)),
         ("vote_state", wide(r::vote_state::ALL)),
         ("directory", wide(r::directory::ALL)),
         ("directory_answer", wide(r::directory_answer::ALL)),

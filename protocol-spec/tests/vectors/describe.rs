@@ -5,9 +5,9 @@ use core::net::{IpAddr, SocketAddr};
 use posta_protocol::codec::Writer;
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Certificate, ConsensusBody, Cut, Deal, Descriptor, Echo, Evidence, EvidenceKind, Extensions, Header, MixKeys,
-    Origin, Params, Position, Proposal, Purpose, RelayEntry, Reveal, Roles, RoundReport, SharedRandom, SignedHeader,
-    Vote, VoteReport, VoteState, Withdrawal,
+    Certificate, Class, ConsensusBody, Cut, Deal, Descriptor, Echo, Evidence, EvidenceKind, Extensions, Header, Missed,
+    MixKeys, Origin, Params, Position, Proposal, Protocols, Purpose, RelayEntry, Reveal, Roles, RoundReport,
+    SharedRandom, SignedHeader, Vote, VoteReport, VoteState, Withdrawal,
 };
 use posta_protocol::ids::{AuthorityId, Hash};
 use posta_protocol::registry::{certificate as purpose, evidence as kind, origin, position, vote_state};
@@ -43,6 +43,14 @@ fn family(family: Option<[u8; 32]>) -> Json {
     family.map_or_else(|| Json::from(""), Json::from)
 }
 
+fn protocols(p: Protocols) -> Json {
+    object! { "oldest": p.oldest, "newest": p.newest }
+}
+
+fn class(c: Class) -> Json {
+    object! { "reliability": c.reliability.code(), "speed": c.speed.code() }
+}
+
 fn params(params: &Params) -> Vec<Json> {
     params.iter().map(|(code, value)| object! { "code": code, "value": value }).collect()
 }
@@ -64,8 +72,8 @@ pub(crate) fn descriptor(d: &Descriptor) -> Json {
     object! {
         "certificate": certificate(&d.certificate), "link_key": d.link_key.0,
         "link_addresses": addresses(&d.link_addresses), "client_addresses": addresses(&d.client_addresses),
-        "roles": roles(d.roles), "family": family(d.family), "operator": d.operator.0, "capacity": d.capacity,
-        "published_ms": d.published.0, "mix_keys": d.mix_keys.iter().map(key).collect::<Vec<_>>(),
+        "roles": roles(d.roles), "family": d.family.map_or_else(|| Json::from(""), |f| f.encode().into()),
+        "operator": d.operator.0, "capacity": d.capacity, "protocols": protocols(d.protocols), "published_ms": d.published.0, "mix_keys": d.mix_keys.iter().map(key).collect::<Vec<_>>(),
         "extensions": extensions(&d.extensions),
     }
 }
@@ -83,6 +91,10 @@ pub(crate) fn mix_keys(part: &MixKeys) -> Json {
     object! { "key_epoch": part.key_epoch.0, "keys": part.keys.iter().map(key).collect::<Vec<_>>() }
 }
 
+fn missed(m: &Missed) -> Json {
+    object! { "relay": m.id.0, "listed_since_ms": m.listed_since.0, "from": m.from.0 }
+}
+
 pub(crate) fn body(b: &ConsensusBody) -> Json {
     let part = |p: &posta_protocol::document::KeyEpochPart| {
         object! { "key_epoch": p.epoch.0, "mix_keys": p.mix_keys.0 }
@@ -92,6 +104,7 @@ pub(crate) fn body(b: &ConsensusBody) -> Json {
         "valid_after_ms": b.valid_after.0, "fresh_until_ms": b.fresh_until.0, "valid_until_ms": b.valid_until.0,
         "previous": b.previous.0, "shared_random": shared_random(&b.shared_random), "params": params(&b.params),
         "key_epochs": b.key_epochs.iter().map(part).collect::<Vec<_>>(),
+        "missed": b.missed.iter().map(missed).collect::<Vec<_>>(),
         "relays": b.relays.iter().map(relay).collect::<Vec<_>>(), "extensions": extensions(&b.extensions),
     }
 }
@@ -136,7 +149,7 @@ fn relay(r: &RelayEntry) -> Json {
     object! {
         "relay": r.id.0, "link_key": r.link_key.0, "link_addresses": addresses(&r.link_addresses),
         "client_addresses": addresses(&r.client_addresses), "roles": roles(r.roles), "family": family(r.family),
-        "operator": r.operator.0, "capacity": r.capacity,
+        "operator": r.operator.0, "capacity": r.capacity, "protocols": protocols(r.protocols), "class": class(r.class),
         "listed_since_ms": r.listed_since.0, "layers": r.layers.iter().map(layer).collect::<Vec<_>>(),
     }
 }
@@ -152,7 +165,9 @@ fn signed_header(h: &SignedHeader) -> Json {
 
 /// A vote's newest consensus is a list of none or one.
 pub(crate) fn vote(v: &Vote) -> Json {
-    let relay = |r: &posta_protocol::document::VotedRelay| object! { "relay": r.id.0, "descriptor": r.digest.0 };
+    let relay = |r: &posta_protocol::document::VotedRelay| {
+        object! { "relay": r.id.0, "descriptor": r.digest.0, "class": class(r.class) }
+    };
     object! {
         "certificate": certificate(&v.certificate), "epoch": v.epoch.0, "attempt": v.attempt,
         "published_ms": v.published.0, "newest": v.newest.iter().map(signed_header).collect::<Vec<_>>(),

@@ -4,10 +4,10 @@ use core::time::Duration;
 
 use posta_protocol::codec::Writer;
 use posta_protocol::document::{
-    Consensus, ConsensusBody, ConsensusDiff, KeyEpochPart, MixKeys, MixKeysDiff, Position, RelayEntry, Roles,
-    UnverifiedConsensus, UnverifiedMixKeys,
+    Class, Consensus, ConsensusBody, ConsensusDiff, KeyEpochPart, MixKeys, MixKeysDiff, Position, Protocols,
+    RelayEntry, Reliability, Roles, Speed, UnverifiedConsensus, UnverifiedMixKeys,
 };
-use posta_protocol::ids::{KeyEpoch, LinkPublicKey, OperatorId, RelayId};
+use posta_protocol::ids::{Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId};
 use posta_protocol::params::PROTOCOL_VERSION;
 
 use crate::documents::{authorities, authority_keys, body, known_json, mix_keys, signed};
@@ -51,6 +51,8 @@ fn next() -> (ConsensusBody, MixKeys) {
         family: if all.family.is_some() { None } else { Some(rng.array()) },
         operator: OperatorId(rng.array()),
         capacity: 501,
+        protocols: Protocols { oldest: 1, newest: 2 },
+        class: Class { reliability: Reliability::Flagged, speed: Speed::Slow },
         listed_since: next.valid_after,
         ..all.clone()
     };
@@ -73,16 +75,23 @@ fn consensus(body: &ConsensusBody) -> Consensus {
 
 /// A difference whose content is stored in one block: how well deflate packs is nobody's promise.
 fn stored(diff: &ConsensusDiff) -> Vec<u8> {
-    let length = u16::try_from(diff.content().len()).unwrap();
     let mut w = Writer::default();
     w.u16(PROTOCOL_VERSION);
     diff.base().write(&mut w);
     diff.hash().write(&mut w);
+    stored_as(&w.finish(), diff.content())
+}
+
+/// The same with another content; what it starts from and leads to stays.
+pub(crate) fn stored_as(diff: &[u8], content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap();
+    let mut w = Writer::default();
+    w.bytes(&diff[..2 + 2 * Hash::LEN]);
     w.u32(length.into());
     w.u8(1);
     w.u16(length);
     w.u16(!length);
-    w.bytes(diff.content());
+    w.bytes(content);
     w.finish()
 }
 

@@ -5,10 +5,11 @@ use core::time::Duration;
 
 use posta_protocol::crypto::signature::SignKey;
 use posta_protocol::document::{
-    Authorities, Authority, Certificate, Consensus, ConsensusBody, ConsensusSignature, Cut, Deal, Descriptor, Echo,
-    Evidence, EvidenceKind, Extensions, Header, KeyEpochPart, MixKeys, Origin, Params, Position, Proposal, Purpose,
-    RandomItems, RelayEntry, Reveal, Roles, RoundReport, SharedRandom, Signature, SignedHeader, UnverifiedConsensus,
-    Vote, VoteReport, VoteState, VotedRelay, Withdrawal, commits_close, random_commit, random_value,
+    Authorities, Authority, Certificate, Class, Consensus, ConsensusBody, ConsensusSignature, Cut, Deal, Descriptor,
+    Echo, Evidence, EvidenceKind, Extensions, Family, Header, KeyEpochPart, Missed, MixKeys, Origin, Params, Position,
+    Proposal, Protocols, Purpose, RandomItems, RelayEntry, Reliability, Reveal, Roles, RoundReport, SharedRandom,
+    Signature, SignedHeader, Speed, UnverifiedConsensus, Vote, VoteReport, VoteState, VotedRelay, Withdrawal,
+    commits_close, random_commit, random_value,
 };
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids::{AuthorityId, Epoch, Hash, KeyEpoch, LinkPublicKey, OperatorId, RelayId, SigningPublicKey};
@@ -130,9 +131,13 @@ pub(crate) fn edge() -> Descriptor {
         link_addresses: addresses(["192.0.2.1:4433", "[2001:db8::1]:4433"]),
         client_addresses: addresses(["192.0.2.1:4434"]),
         roles: Roles { edge: true, mix: true, retiring: true },
-        family: Some(rng.array()),
+        family: Some(Family::admit(
+            &SignKey::from_seed(&Secret::new(rng.array())),
+            &RelayId(Keys::new("an edge").identity()),
+        )),
         operator: OperatorId(rng.array()),
         capacity: 1_000,
+        protocols: Protocols { oldest: 1, newest: 2 },
         published: NOW,
         extensions: extensions(b"of a later version"),
     }
@@ -149,6 +154,7 @@ fn mix() -> Descriptor {
         family: None,
         operator: OperatorId(rng.array()),
         capacity: 0,
+        protocols: Protocols::default(),
         published: NOW,
         mix_keys: Vec::new(),
         extensions: Extensions::default(),
@@ -228,6 +234,12 @@ pub(crate) fn body() -> ConsensusBody {
         family: layers.contains(&m1).then(|| rng.array()),
         operator: OperatorId(rng.array()),
         capacity: 500,
+        protocols: Protocols::default(),
+        class: if layers.contains(&m1) {
+            Class { reliability: Reliability::Good, speed: Speed::Usual }
+        } else {
+            Class::default()
+        },
         listed_since: NOW,
         layers: layers.into(),
     };
@@ -242,6 +254,7 @@ pub(crate) fn body() -> ConsensusBody {
         previous: Hash(rng.array()),
         shared_random: shared_random(rng),
         params,
+        missed: vec![Missed { id: RelayId(rng.array()), listed_since: NOW, from: Epoch(472_221) }],
         key_epochs: vec![part(KEY_EPOCH), part(KEY_EPOCH.next())],
         relays,
         extensions: extensions(b"commits"),
@@ -317,7 +330,11 @@ pub(crate) fn first_vote() -> Vote {
 
 fn vote() -> Vote {
     let rng = &mut Recorder::new("documents", "a vote's relays");
-    let relay = |id| VotedRelay { id, digest: Hash(rng.array()) };
+    let relay = |id| VotedRelay {
+        id,
+        digest: Hash(rng.array()),
+        class: Class { reliability: Reliability::Fair, speed: Speed::Slow },
+    };
     let relays = relay_ids().into_iter().map(relay).collect();
     let (bytes, extensions) = (signed(&body(), &authority_keys()[..3]), extensions(b"reveals"));
     let newest: SignedHeader =

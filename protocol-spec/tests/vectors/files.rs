@@ -16,7 +16,7 @@ const FORMAT: u64 = 1;
 /// Set to 1, it has the files rewritten instead of compared.
 const WRITE: &str = "POSTA_WRITE_VECTORS";
 /// The folder is read by people and cloned by everyone.
-const MAX_FOLDER_LEN: usize = 1_800_000;
+const MAX_FOLDER_LEN: usize = 1_900_000;
 
 pub(crate) struct File {
     pub(crate) name: &'static str,

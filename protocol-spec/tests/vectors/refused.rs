@@ -6,6 +6,7 @@ use crate::files::{name, vectors};
 use crate::json::{Fields, Json, object};
 
 mod decoders;
+mod diffs;
 mod documents;
 mod encodings;
 mod later;

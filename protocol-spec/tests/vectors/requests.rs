@@ -61,6 +61,7 @@ pub(crate) fn make() -> Vec<Json> {
             ("round", Reply::Refused(Refusal::Round)),
             ("unsupported", Reply::Refused(Refusal::Unsupported)),
             ("no difference from that", Reply::Refused(Refusal::Base)),
+            ("not admitted", Reply::Refused(Refusal::Policy)),
         ]
         .map(|(name, reply)| reply_json(&format!("reply: {name}"), &reply)),
     );
@@ -118,6 +119,7 @@ fn refusal_code(refusal: Refusal) -> u8 {
         Refusal::NotAuthority => refusal::NOT_AUTHORITY,
         Refusal::Round => refusal::ROUND,
         Refusal::Unsupported => refusal::UNSUPPORTED,
+        Refusal::Policy => refusal::POLICY,
         Refusal::Base => refusal::BASE,
         other => panic!("{other:?} has no number here yet"),
     }

@@ -156,6 +156,7 @@ impl Directory {
             previous: Hash([0; 32]),
             shared_random: self.shared_random(&epochs),
             params: self.params.clone(),
+            missed: Vec::new(),
             key_epochs: epochs
                 .iter()
                 .zip(&parts)
@@ -224,6 +225,8 @@ impl Directory {
             family: None,
             operator: operator(n),
             capacity: 1000,
+            protocols: Default::default(),
+            class: Default::default(),
             listed_since: Wall(0),
             layers: Vec::new(),
         }

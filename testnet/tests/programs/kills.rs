@@ -120,16 +120,9 @@ impl Person {
     }
 }
 
-/// So many kills, over messages both ways.
-fn rounds(kills: usize, seed: u64) {
-    let dir = tempfile::tempdir().unwrap();
-    let net = dir.path().join("net");
-    let mut command = testnet();
-    command.args(["up", "--dir", net.to_str().unwrap()]);
-    let mut up = Running::start(command);
-    up.until("The network is up");
-    let network = net.join("network.toml");
-    let folders = ["a", "b"].map(|name| dir.path().join(name));
+/// Two people with folders of their own in `dir`, who have met.
+pub(crate) fn meet(dir: &Path, network: &Path) -> [PathBuf; 2] {
+    let folders = ["a", "b"].map(|name| dir.join(name));
     for folder in &folders {
         fs::write(folder.with_extension("word"), "correct horse battery staple\n").unwrap();
         run(folder, "init", &["--network", network.to_str().unwrap()], "");
@@ -138,6 +131,18 @@ fn rounds(kills: usize, seed: u64) {
     let link = made[0]["link"].as_str().unwrap().to_owned();
     let joined = run(&folders[1], "join", &["friend"], &link);
     assert_eq!(joined[0]["event"], "connected");
+    folders
+}
+
+/// So many kills, over messages both ways.
+fn rounds(kills: usize, seed: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let net = dir.path().join("net");
+    let mut command = testnet();
+    command.args(["up", "--dir", net.to_str().unwrap()]);
+    let mut up = Running::start(command);
+    up.until("The network is up");
+    let folders = meet(dir.path(), &net.join("network.toml"));
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(exchange(&folders, kills, seed));
@@ -153,7 +158,8 @@ fn rounds(kills: usize, seed: u64) {
     }
 }
 
-async fn exchange(folders: &[PathBuf; 2], kills: usize, seed: u64) {
+/// Messages both ways, with so many kills between them: all come, once, in order.
+pub(crate) async fn exchange(folders: &[PathBuf; 2], kills: usize, seed: u64) {
     let rng = &mut ChaCha20Rng::seed_from_u64(seed);
     let total = 40 * (kills as u64 + 1);
     let mut people = folders.clone().map(Person::new);

@@ -60,6 +60,7 @@ struct Disk {
     signed: Option<posta_protocol::document::Header>,
     newest: Option<Arc<Published>>,
     descriptors: Vec<Vec<u8>>,
+    withdrawals: Vec<(RelayId, Wall)>,
 }
 
 enum What {
@@ -267,8 +268,8 @@ impl Net {
     /// Starts an authority, or starts it again from its disk.
     pub(super) fn start(&mut self, i: usize) {
         self.lives[i] += 1;
-        let Disk { voted, contribution, signed, newest, descriptors } = self.disks[i].clone();
-        let memory = Memory { voted, contribution, signed, newest, descriptors };
+        let Disk { voted, contribution, signed, newest, descriptors, withdrawals } = self.disks[i].clone();
+        let memory = Memory { voted, contribution, signed, newest, descriptors, withdrawals };
         let rng = ChaCha8Rng::seed_from_u64(self.rng.random());
         let authority = self.identity[i];
         let key = SignKey::from_seed(&Secret::new({
@@ -315,6 +316,7 @@ impl Net {
             family: None,
             operator: OperatorId([n; 16]),
             capacity: 100,
+            protocols: Default::default(),
             published: now,
             mix_keys,
             extensions: Extensions::default(),
@@ -493,6 +495,7 @@ impl Net {
                     let descriptors = self.nodes[i].as_ref().unwrap().descriptors();
                     self.disks[i].descriptors = descriptors.iter().map(|d| d.to_vec()).collect();
                 }
+                Action::Withdrawn(relay, at) => self.disks[i].withdrawals.push((relay, at)),
                 Action::Evidence(evidence) => {
                     let read = UnverifiedEvidence::decode(evidence.encode()).unwrap();
                     assert_eq!(read.verify(&self.authorities).unwrap(), evidence, "others can verify it");

@@ -134,10 +134,11 @@ fn an_authority_that_restarts_reveals_what_it_has_committed_to() {
 fn a_relay_that_comes_after_the_commits_are_closed_waits_for_the_next_deal() {
     let mut net = started(4, 8, 3);
     next_key_epoch(&mut net);
-    // The last relay, a mix, is silent until it has left the list; then it comes back when commits are closed.
+    // The last relay, a mix, is silent until it has left the list for longer than a few consensuses; then it comes back when
+    // commits are closed.
     let late = net.relay_id(7);
     let mut consensus = net.newest(0).unwrap().consensus.clone();
-    while consensus.relay(&late).is_some()
+    while consensus.body().listed_since(&late).is_some()
         || consensus.valid_after() < commits_close(key_epoch(&consensus), KEY_EPOCH_MS)
     {
         (0..7).for_each(|relay| net.post(relay));

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
-use posta_protocol::document::Position;
+use posta_protocol::document::{Position, Request, Withdrawal};
 use posta_protocol::ids::{Epoch, Hash};
+use posta_protocol::params::LISTING_GRACE_EPOCHS;
 
 use super::net::{EPOCH_MS, Net};
 
@@ -193,4 +194,51 @@ fn a_relay_that_stops_posting_disappears_and_a_new_one_appears() {
     net.run_posting(EPOCH * 2, |_| false);
     assert!(listed(&net, &gone), "it is back");
     net.check();
+}
+
+/// A mix' entry and place after so many consensuses without it.
+fn missed(consensuses: u64) -> (bool, bool) {
+    const MIX: usize = 1;
+    let mut net = started(4, 8, 11);
+    assert!(net.run_posting(EPOCH, |net| net.agreed(4) > Epoch(0)));
+    // Into the next key epoch: who comes now has no layer yet.
+    net.run_posting(EPOCH * 5, |_| false);
+    let id = net.relay_id(MIX);
+    let seen = |net: &Net| {
+        let consensus = net.newest(0).unwrap().consensus.clone();
+        let entry = consensus.relay(&id)?;
+        Some((entry.listed_since, consensus.position(&id, consensus.key_epoch_at(net.now().wall).next())))
+    };
+    let before = seen(&net).unwrap();
+    assert!(before.1.is_some(), "it has a layer");
+    let keys = net.relay_keys(MIX);
+    let withdrawal = Withdrawal { certificate: keys.certificate, published: net.now().wall }.sign(&keys.signing);
+    net.post_to_all(&Request::Withdraw(withdrawal.unwrap()));
+    let others = |net: &mut Net| {
+        (0..8).filter(|relay| *relay != MIX).for_each(|relay| net.post(relay));
+        net.run_for(EPOCH / 4);
+    };
+    while seen(&net).is_some() {
+        others(&mut net);
+    }
+    let gone = net.agreed(4).0;
+    while net.agreed(4).0 < gone + consensuses - 1 {
+        others(&mut net);
+    }
+    while seen(&net).is_none() {
+        net.post(MIX);
+        others(&mut net);
+    }
+    net.check();
+    let after = seen(&net).unwrap();
+    (after.0 == before.0, after.1 == before.1)
+}
+
+#[test]
+fn a_mix_that_misses_a_few_consensuses_is_not_thrown_out_of_its_layer() {
+    for consensuses in 1..=LISTING_GRACE_EPOCHS {
+        assert_eq!(missed(consensuses), (true, true), "{consensuses}");
+    }
+    let (same_age, placed) = missed(LISTING_GRACE_EPOCHS + 1);
+    assert!(!same_age && !placed, "after that it is new, or one could wait for a layer to one's taste");
 }

@@ -2,7 +2,7 @@
 //! to what is held or whole. Whatever the way, all of it is verified, so that nobody on it need be believed.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use posta_protocol::document::{
     Authorities, Consensus, ConsensusDiff, KeyEpochPart, MixKeys, MixKeysDiff, Refusal, Reply, Request,
@@ -212,16 +212,22 @@ async fn fetch_from_all(
     let mut best: Option<Documents> = None;
     let mut failure: Option<FetchError> = None;
     let mut next = left.next();
+    let moving = Moving::default();
+    let mut waited = 0;
     loop {
         if let Some(source) = next.take_if(|source| source.rank != Rank::After || !answered) {
             let (known, dialer, start) = (Arc::clone(&known), dialer.clone(), start.clone());
+            let moving = moving.clone();
+            waited = 0;
             asked.spawn(async move {
-                let fetch = fetch_from(&known, &source.at, &dialer, now, &start);
-                (source.rank, timeout(AUTHORITY_TIMEOUT, fetch).await.unwrap_or(Err(FetchError::Timeout)))
+                let fetch = fetch_from(&known, &source.at, &dialer, now, &start, &moving);
+                (source.rank, fetch.await)
             });
         }
         let patience = if left.len() > 0 { PATIENCE } else { AUTHORITY_TIMEOUT };
         match timeout(patience, asked.join_next()).await {
+            // Somebody is sending: asking others as well would only share out a slow line. But not for ever.
+            Err(_) if moving.more() && waited < PATIENT_TURNS => waited += 1,
             Err(_) => next = left.next(),
             Ok(Some(Ok((rank, Ok(found))))) => {
                 answered |= rank == Rank::Authority;
@@ -289,8 +295,10 @@ async fn fetch_from(
     dialer: &Endpoint,
     now: Wall,
     start: &Start,
+    moving: &Moving,
 ) -> Result<Documents, FetchError> {
     let connection = dial(at, dialer).await?;
+    moving.watch(&connection);
     let consensus = fetch_body(&connection, known, now, start).await?;
     if consensus.epoch() <= start.epoch() {
         return Err(FetchError::NothingNewer);
@@ -305,6 +313,28 @@ async fn fetch_from(
     }
     connection.close();
     Ok((consensus, parts))
+}
+
+/// Bytes within [`PATIENCE`] from which on a line is in use: a quarter of a megabit a second.
+const IN_USE: u64 = 32 * 1024;
+/// How often [`PATIENCE`] is prolonged for one who is sending.
+const PATIENT_TURNS: u32 = 20;
+
+/// The connections of one fetch, and what had gone over them when somebody last looked.
+#[derive(Clone, Default)]
+struct Moving(Arc<Mutex<(Vec<Connection>, u64)>>);
+
+impl Moving {
+    fn watch(&self, connection: &Connection) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.push(connection.clone());
+    }
+
+    /// Whether documents have come since the last look.
+    fn more(&self) -> bool {
+        let (connections, seen) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved: u64 = connections.iter().map(Connection::moved).sum();
+        moved.saturating_sub(std::mem::replace(seen, moved)) >= IN_USE
+    }
 }
 
 /// Connects at the first address that answers.

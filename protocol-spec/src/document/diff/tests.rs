@@ -8,8 +8,8 @@ use super::*;
 use crate::crypto::signature::SignKey;
 use crate::crypto::xwing::{KemPublicKey, KemSecretKey};
 use crate::document::{
-    Authorities, Authority, Certificate, KeyEpochPart, MixKeys, Params, Purpose, Refusal, Reply, Request, SharedRandom,
-    Shelf,
+    Authorities, Authority, Certificate, KeyEpochPart, Missed, MixKeys, Params, Purpose, Refusal, Reliability, Reply,
+    Request, SharedRandom, Shelf, Speed,
 };
 use crate::geometry::Geometry;
 use crate::ids::{AuthorityId, Epoch, RelayId, SigningPublicKey};
@@ -54,6 +54,11 @@ fn entry((id, kind): Relay, columns: usize) -> RelayEntry {
         operator: OperatorId([bit(5); 16]),
         capacity: bit(6).into(),
         listed_since: Wall(bit(7).into()),
+        protocols: Protocols { oldest: 1, newest: 1 + u16::from(bit(6)) },
+        class: Class {
+            reliability: if bit(5) == 0 { Reliability::Good } else { Reliability::Fair },
+            speed: Speed::Usual,
+        },
         layers: (0..columns)
             .map(|n| [None, Some(Position::Edge), Some(Position::Mix1)][(n + usize::from(kind)) % 3])
             .collect(),
@@ -70,6 +75,11 @@ fn consensus(epoch: u64, key_epochs: &[u64], relays: &[Relay]) -> Consensus {
         previous: Hash([0; 32]),
         shared_random: SharedRandom::default(),
         params: Params::default(),
+        missed: relays
+            .iter()
+            .filter(|(_, kind)| kind % 5 == 0)
+            .map(|(id, _)| Missed { id: RelayId([*id; 32]), listed_since: NOW, from: Epoch(epoch) })
+            .collect(),
         key_epochs: key_epochs
             .iter()
             .map(|k| KeyEpochPart { epoch: KeyEpoch(*k), mix_keys: MixKeys::hash(&part(*k, relays).encode()) })

@@ -36,6 +36,8 @@ fn relay(n: u16, roles: Roles, capacity: u32) -> RelayEntry {
         family: None,
         operator: OperatorId([0; 16]),
         capacity,
+        protocols: Default::default(),
+        class: Default::default(),
         listed_since: Wall(0),
         layers: vec![],
     }
@@ -103,6 +105,7 @@ fn consensus(change: impl FnOnce(&mut ConsensusBody)) -> (Consensus, MixKeys) {
         previous: Hash([0; 32]),
         shared_random: SharedRandom { deals: vec![deal(1)], ..SharedRandom::default() },
         params,
+        missed: vec![],
         key_epochs: vec![KeyEpochPart { epoch: KEY_EPOCH, mix_keys: MixKeys::hash(&part.encode()) }],
         relays,
         extensions: Extensions::default(),

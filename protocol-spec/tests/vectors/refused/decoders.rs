@@ -7,8 +7,9 @@ use posta_protocol::codec::Reader;
 use posta_protocol::command::Envelope;
 use posta_protocol::crypto::xwing::KemPublicKey;
 use posta_protocol::document::{
-    Certificate, Reply, Request, RoundReport, Signature, UnverifiedConsensus, UnverifiedDescriptor, UnverifiedEcho,
-    UnverifiedEvidence, UnverifiedMixKeys, UnverifiedProposal, UnverifiedVote, UnverifiedWithdrawal,
+    Certificate, ConsensusDiff, MixKeysDiff, Reply, Request, RoundReport, Signature, UnverifiedConsensus,
+    UnverifiedDescriptor, UnverifiedEcho, UnverifiedEvidence, UnverifiedMixKeys, UnverifiedProposal, UnverifiedVote,
+    UnverifiedWithdrawal,
 };
 use posta_protocol::end_to_end::{Content, Inner, QueueKey};
 use posta_protocol::error::{Malformed, Refused, Untrusted};
@@ -29,7 +30,7 @@ use crate::hops::{geometry_of, secret};
 use crate::json::Fields;
 
 /// The decoders, and the classes that each must have a vector of.
-pub(super) const ALL: [(&str, &[&str]); 27] = [
+pub(super) const ALL: [(&str, &[&str]); 29] = [
     ("geometry", &[TRUNCATED, TRAILING, VALUE]),
     ("mix key", &[TRUNCATED, VALUE]),
     ("command", &[TRUNCATED, TRAILING, TOO_LONG, VALUE]),
@@ -47,6 +48,8 @@ pub(super) const ALL: [(&str, &[&str]); 27] = [
     ("descriptor", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
     ("consensus", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
     ("mix keys", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
+    ("consensus diff", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
+    ("mix keys diff", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
     ("vote", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
     ("echo", &[TRUNCATED, TRAILING, TOO_LONG, VALUE, UNTRUSTED]),
     ("signature", &[TRUNCATED, TRAILING, VALUE]),
@@ -153,6 +156,19 @@ fn document(vector: &Value, bytes: &[u8]) -> Result<(), Why> {
             let Some(consensus) = vector.get("consensus") else { return Ok(()) };
             let held = UnverifiedConsensus::decode(&consensus.bytes()).unwrap().verify_signatures(&known()).unwrap();
             done(decoded.verify(&held))
+        }
+        "consensus diff" => {
+            let decoded = ConsensusDiff::decode(bytes).map_err(Explained::why)?;
+            let Some(base) = vector.get("base") else { return Ok(()) };
+            let base = UnverifiedConsensus::decode(&base.bytes()).unwrap().verify_signatures(&known()).unwrap();
+            done(decoded.apply(&base))
+        }
+        "mix keys diff" => {
+            let decoded = MixKeysDiff::decode(bytes).map_err(Explained::why)?;
+            let Some(base) = vector.get("base") else { return Ok(()) };
+            let consensus = UnverifiedConsensus::decode(&vector.at("consensus").bytes()).unwrap();
+            let consensus = consensus.verify_signatures(&known()).unwrap();
+            done(decoded.apply(&UnverifiedMixKeys::decode(&base.bytes()).unwrap().verify(&consensus).unwrap()))
         }
         "vote" => {
             let decoded = UnverifiedVote::decode(bytes).map_err(Explained::why)?;

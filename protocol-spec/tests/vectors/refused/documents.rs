@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use posta_protocol::document::{ConsensusBody, Descriptor, MixKeys, Purpose, SharedRandom, Vote};
-use posta_protocol::ids::Epoch;
+use posta_protocol::document::{ConsensusBody, Descriptor, Family, MixKeys, Purpose, SharedRandom, Vote};
+use posta_protocol::ids::{Epoch, RelayId};
 use posta_protocol::now::Wall;
 use posta_protocol::params::{
     MAX_ADDRESSES, MAX_AUTHORITIES, MAX_CONSENSUS_LEN, MAX_DESCRIPTOR_KEYS, MAX_DESCRIPTOR_LEN,
@@ -34,6 +34,7 @@ pub(super) fn make() -> Vec<Json> {
         echoes(&all),
         signatures(&all),
         super::later::make(&all),
+        super::diffs::make(),
         on_requests(),
     ]
     .concat()
@@ -84,8 +85,10 @@ fn descriptors(all: &[Json]) -> Vec<Json> {
         wrong("a mix that retires", VALUE, &put(&mix, LISTS_AT + 8, &[6])),
         wrong("an unknown role", VALUE, &put(&mix, LISTS_AT + 8, &[8])),
         wrong("a flag that is neither 0 nor 1", VALUE, &put(&mix, LISTS_AT + 9, &[2])),
-        wrong("too many mix keys", TOO_LONG, &put(&mix, LISTS_AT + 38, &le(MAX_DESCRIPTOR_KEYS + 1))),
-        wrong("too many extensions", TOO_LONG, &put(&mix, LISTS_AT + 42, &le(MAX_EXTENSIONS + 1))),
+        wrong("too many mix keys", TOO_LONG, &put(&mix, LISTS_AT + 42, &le(MAX_DESCRIPTOR_KEYS + 1))),
+        wrong("too many extensions", TOO_LONG, &put(&mix, LISTS_AT + 46, &le(MAX_EXTENSIONS + 1))),
+        wrong("protocol version 0", VALUE, &put(&mix, LISTS_AT + 30, &[0, 0])),
+        wrong("protocol versions that end before they begin", VALUE, &put(&mix, LISTS_AT + 30, &[2, 0, 1, 0])),
         wrong("mix keys out of order", VALUE, &replace(&edge, &epoch(1), &epoch(0))),
         wrong("extensions out of order", VALUE, &replace(&two, &[0x40, 0x9c, 0, 0, 0, 0], &[7, 0, 0, 0, 0, 0])),
         wrong("an extension too long", TOO_LONG, &replace(&two, &[7, 0, 18, 0, 0, 0], &[7, 0, 1, 16, 0, 0])),
@@ -102,6 +105,8 @@ fn untrusted_descriptors(all: &[Json]) -> Vec<Json> {
     let mut by_authority = edge();
     by_authority.certificate = keys.certificate(Purpose::Authority);
     let by_authority = by_authority.sign(&keys.signing()).unwrap().into_bytes();
+    let another = Family::admit(&keys.signing(), &RelayId(Keys::new("a mix").identity()));
+    let stranger = Descriptor { family: Some(another), ..edge() }.sign(&keys.signing()).unwrap().into_bytes();
     vec![
         at("a bit of the signature", NOW, &flip(&good, good.len() - 1)),
         at("a bit of what is signed", NOW, &flip(&good, LISTS_AT - 1)),
@@ -109,6 +114,7 @@ fn untrusted_descriptors(all: &[Json]) -> Vec<Json> {
         at("published more than two minutes ahead", NOW - Duration::from_secs(121), &good),
         at("the certificate has expired", NOW + YEAR, &good),
         at("with an authority's certificate", NOW, &by_authority),
+        at("of a family that has taken another relay in", NOW, &stranger),
     ]
 }
 
@@ -140,8 +146,12 @@ fn consensuses(all: &[Json]) -> Vec<Json> {
         b.key_epochs.extend([part; MAX_KEY_EPOCHS - 1]);
     });
     let many = by_all(|b| b.relays.clear());
-    // The capacity, since when the relay is listed, and its places; the first deal's value, and its origin.
-    let with_places = |places: [u8; 2]| [&500_u32.to_le_bytes()[..], &NOW.0.to_le_bytes(), &places].concat();
+    // The capacity, protocol versions, class, since when the relay is listed, and its places; the first deal's value, and its origin.
+    let entry = |class: [u8; 2], places: [u8; 2]| {
+        [&500_u32.to_le_bytes()[..], &[1, 0, 1, 0], &class, &NOW.0.to_le_bytes(), &places].concat()
+    };
+    let with_places = |places| entry([4, 3], places);
+    let with_class = |class| replace(&good, &with_places([2, 3]), &entry(class, [2, 3]));
     let with_origin = |origin: u8| [&body().shared_random.deals[0].random[..], &[origin]].concat();
     let empty = [0, 0, 0, 0, 2, 0, 0, 0, 7, 0];
     list.extend([
@@ -152,6 +162,9 @@ fn consensuses(all: &[Json]) -> Vec<Json> {
         wrong("fresh for longer than valid", VALUE, &by_all(|b| b.valid_until = b.valid_after)),
         wrong("key epochs out of order", VALUE, &by_all(|b| b.key_epochs.swap(0, 1))),
         wrong("too many key epochs", TOO_LONG, &one_epoch_more),
+        wrong("missed relays out of order", VALUE, &by_all(|b| b.missed.push(b.missed[0]))),
+        wrong("a reliability that does not exist", VALUE, &with_class([5, 3])),
+        wrong("a speed that does not exist", VALUE, &with_class([4, 0])),
         wrong("relays out of order", VALUE, &by_all(|b| b.relays.swap(0, 1))),
         wrong("a relay twice", VALUE, &by_all(|b| b.relays[1] = b.relays[0].clone())),
         wrong("too many relays", TOO_LONG, &replace(&many, &empty, &[&le(MAX_RELAYS + 1), &empty[4..]].concat())),
