@@ -1,34 +1,33 @@
 //! Runs a session against a real network: the only place of this crate that reads clocks, spawns and touches sockets.
 
+mod dial;
 pub(crate) mod keeper;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use posta_link::Endpoint;
 use posta_link::fetch::{Documents, FetchError, Held, Mirror, Mirrors, Network, fetch_newer};
-use posta_link::{Endpoint, LinkPublicKey, LinkSender, Received};
 use posta_protocol::document::{Consensus, MixKeys, RelayEntry, Succession, WrongLayers, verify_succession};
-use posta_protocol::frame::{Delivery, Frame, Hello};
+use posta_protocol::frame::{Delivery, Hello};
 use posta_protocol::ids::{InboxId, RelayId};
 use posta_protocol::invitation::Link;
 use posta_protocol::now::{Mono, Now, Wall};
 use posta_protocol::packet::Packet;
-use posta_protocol::secret::Secret;
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 use zeroize::Zeroizing;
 
 use crate::client::{CallError, Invited};
+use crate::driver::dial::{Dial, Outgoing};
 use crate::driver::keeper::{Keeper, Order};
 use crate::end_to_end::VerificationCode;
 use crate::session::event::{
-    Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, Health, JoinError, MessageId, Profile, SendError,
-    Warning,
+    Action, ClientEvent, ContactId, ContactInfo, Event, EventCursor, Health, JoinError, MessageId, SendError, Warning,
 };
 use crate::session::{ProfileCost, Session};
 use crate::store::StoreError;
@@ -113,14 +112,6 @@ enum Input {
     Attached(InboxId),
     Packet(Packet),
     Fetched(Box<Result<Documents, FetchError>>),
-}
-
-/// What goes out over a link.
-enum Outgoing {
-    /// At once, or at this time.
-    Packet(Packet, Option<Instant>),
-    Pace(Profile),
-    Attach(Secret<32>),
 }
 
 struct LinkTask {
@@ -541,88 +532,5 @@ impl Driver {
         self.fetch_at = Instant::now() + until_stale.min(epoch * 2) + later;
         self.mix_keys.clone_from(&mix_keys);
         self.handle(Event::Network { consensus: Arc::clone(&self.consensus), mix_keys });
-    }
-}
-
-/// One link, from dialling to its end.
-struct Dial {
-    entry: RelayId,
-    generation: u64,
-    addresses: Vec<SocketAddr>,
-    key: Option<LinkPublicKey>,
-    hello: Hello,
-    packet_len: usize,
-    sockets: Arc<Sockets>,
-    input: mpsc::Sender<Input>,
-}
-
-impl Dial {
-    async fn run(self, queue: mpsc::Receiver<Outgoing>) {
-        let (entry, generation) = (self.entry, self.generation);
-        if let Some(link) = self.open().await {
-            let _ = self.input.send(Input::Up { entry, generation }).await;
-            let mut receiver = link.receiver;
-            let read = async {
-                while let Some(received) = receiver.recv().await {
-                    let input = match received {
-                        Received::Packet(packet) => Input::Packet(packet),
-                        Received::Control(Frame::Attached(inbox)) => Input::Attached(inbox),
-                        Received::Control(_) => continue,
-                    };
-                    if self.input.send(input).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = read => {}
-                () = write(&link.sender, queue) => {}
-            }
-        }
-        let _ = self.input.send(Input::Down { entry, generation }).await;
-    }
-
-    async fn open(&self) -> Option<posta_link::Link> {
-        let key = self.key?;
-        for address in self.addresses.iter().filter(|a| a.is_ipv4() == self.sockets.ipv4) {
-            let connected = self.sockets.entries.connect(*address, key).await;
-            let opened = match connected {
-                Ok(connection) => connection.open_link(self.hello, self.packet_len).await,
-                Err(e) => Err(e),
-            };
-            match opened {
-                Ok(link) => return Some(link),
-                Err(e) => debug!("an entry can't be used: {e}"),
-            }
-        }
-        None
-    }
-}
-
-async fn write(sender: &LinkSender, mut queue: mpsc::Receiver<Outgoing>) {
-    // Packets that wait for their slot, in order; bounded by how far ahead they are made.
-    let mut slots: VecDeque<(Instant, Packet)> = VecDeque::new();
-    loop {
-        let due = slots.front().map(|(at, _)| *at);
-        let outgoing = tokio::select! {
-            biased;
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                slots.pop_front().map(|(_, packet)| Outgoing::Packet(packet, None))
-            }
-            outgoing = queue.recv() => outgoing,
-        };
-        let closed = match outgoing {
-            None => return,
-            Some(Outgoing::Packet(packet, Some(at))) => {
-                slots.push_back((at, packet));
-                false
-            }
-            Some(Outgoing::Packet(packet, None)) => sender.send(packet).await.is_err(),
-            Some(Outgoing::Attach(secret)) => sender.try_control(Frame::Attach(secret)).is_err(),
-            Some(Outgoing::Pace(profile)) => sender.try_control(Frame::Pace(profile)).is_err(),
-        };
-        if closed {
-            return;
-        }
     }
 }
