@@ -177,8 +177,8 @@ fn run_sim(json: bool, relays: usize, clients: usize, minutes: f64) -> Result<()
         return Ok(());
     }
     println!(
-        "{} relays, {} clients: {:.0} s simulated in {:.1} s, {:.2} times as fast ({:.1} s of a core, {:.1} times); {:.2} GiB; {:.0} events/s, {} packets, {} \
-         changes of keys; {} of {} messages delivered",
+        "{} relays, {} clients: {:.0} s simulated in {:.1} s, {:.2} times as fast ({:.1} s of a core, {:.1} times); \
+         {:.2} GiB; {:.0} events/s, {} packets, {} changes of keys; {} of {} messages delivered",
         r.relays,
         r.clients,
         r.simulated_s,

@@ -283,10 +283,12 @@ fn compromise(groups: &[Group]) -> Option<Plot> {
     ];
     series.iter().any(|s| !s.points.is_empty()).then(|| Plot {
         title: "Bad relays".to_owned(),
-        meaning: "In a network of 1,000 relays: how long a client goes before one of its packets crosses bad relays only (never, if its \
+        meaning:
+            "In a network of 1,000 relays: how long a client goes before one of its packets crosses bad relays only \
+                  (never, if its \
                   entry is good), and \
                   how many messages a malicious contact with bad mixes needs until it sees the guard."
-            .to_owned(),
+                .to_owned(),
         x: Axis { label: "part of relays that are bad", log: false, covers: (0.0, 0.3) },
         y: Axis { label: "hours, messages", log: true, covers: (1.0, 1.0) },
         series,

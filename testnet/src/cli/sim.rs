@@ -82,7 +82,8 @@ pub(super) struct Arguments {
     /// What a passive adversary sees: none, global, nodes like `r3,c7`, or lines like `c7-r3,r3-c7`.
     #[arg(long, value_name = "WHAT", default_value = "none")]
     watch: String,
-    /// What an active adversary does to packets for a relay: drop:0.5, delay:SECONDS, replay, tag, flood:RATE, isolate:RATE (n-1).
+    /// What an active adversary does to packets for a relay: drop:0.5, delay:SECONDS, replay, tag, flood:RATE, or
+    /// isolate:RATE, the (n-1) attack.
     #[arg(long, value_name = "DEED")]
     attack: Option<String>,
     /// The relay that it works on.

@@ -1,12 +1,13 @@
 //! Attacks on who talks to whom, by an observer of all clients' lines.
 //!
 //! Each gives every ordered pair of clients a score: the higher, the likelier the first writes to the second. They know the
-//! profile and its means, as everybody does, and leave out what leaves at a constant rate. An attack is one arm of [`run`]; its positive control is `fast`.
+//! profile and its means, as everybody does, and leave out what leaves at a constant rate. An attack is one arm of
+//! [`run`]; its positive controls are `fast` and `leaky-steady`.
 //!
 //! | attack | score of (i, j) |
 //! |---|---|
 //! | timing correlation | the largest Pearson correlation of what i sends and what j gets, over lags |
-//! | intersection | the part of i's packets after which j gets something within the window, less the part that j's rate alone gives |
+//! | intersection | the part of i's packets after which j gets something in time, less what j's rate alone gives |
 //! | statistical disclosure | how much more j gets in the windows after i's packets than otherwise, in standard deviations |
 
 use std::time::Duration;

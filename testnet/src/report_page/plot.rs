@@ -60,7 +60,7 @@ pub(super) fn escaped(text: &str) -> String {
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        v if v >= 100_000.0 || v < 0.001 => format!("{value:.1e}"),
+        v if !(0.001..100_000.0).contains(&v) => format!("{value:.1e}"),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),

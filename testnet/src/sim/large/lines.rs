@@ -96,8 +96,7 @@ impl Lines {
         rng: &mut impl Rng,
     ) -> Option<Mono> {
         let mut at = now;
-        if self.bandwidth > 0 {
-            let micros = (bytes as u64).saturating_mul(8_000_000) / self.bandwidth;
+        if let Some(micros) = (bytes as u64).saturating_mul(8_000_000).checked_div(self.bandwidth) {
             *free = (*free).max(now) + Duration::from_micros(micros);
             at = *free;
         }

@@ -52,7 +52,7 @@ impl World<'_> {
 
     pub(super) fn happen(&mut self, happening: Happening) -> Result<(), Broken> {
         match happening {
-            Happening::ToRelay(r, from, packet) => self.to_relay(r, from, packet),
+            Happening::ToRelay(r, from, packet) => self.relay_packet(r, from, packet),
             Happening::RelayTimer(r) => {
                 let now = self.now;
                 let Some(node) = self.nodes.get_mut(r as usize) else { return Ok(()) };
@@ -63,7 +63,7 @@ impl World<'_> {
                 }
             }
             Happening::Stored(r, event) => self.relay_event(r, *event),
-            Happening::ToClient(c, packet) => self.to_client(c, packet),
+            Happening::ToClient(c, packet) => self.client_packet(c, packet),
             Happening::Slot(c) => self.slot(c),
             Happening::Down(c) => self.down(c),
             Happening::Write(c) => self.write(c),
@@ -168,7 +168,7 @@ impl World<'_> {
 
     // ---- relays ----
 
-    fn to_relay(&mut self, r: u32, from: u32, packet: Packet) {
+    fn relay_packet(&mut self, r: u32, from: u32, packet: Packet) {
         let now = self.now;
         let source = match from & CLIENT {
             0 => match self.nodes.get(from as usize) {
@@ -367,7 +367,7 @@ impl World<'_> {
         self.next_write(c, now);
     }
 
-    fn to_client(&mut self, c: u32, packet: Packet) {
+    fn client_packet(&mut self, c: u32, packet: Packet) {
         let now = self.now;
         let Some(client) = self.clients.get_mut(c as usize) else { return };
         match client.hear(now, &self.view, sealing(self.options.crypto), packet) {
