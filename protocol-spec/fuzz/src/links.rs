@@ -16,10 +16,11 @@ pub(crate) fn frame(input: &[u8]) {
     if let Ok(frame) = bounded(input.len(), || Frame::decode(input)) {
         let encoded = frame.encode();
         assert!(encoded.len() <= MAX_FRAME_LEN);
+        // What isn't understood is named by its number only, which alone may be too short for a frame that is known.
         if !matches!(frame, Frame::Unknown(_)) {
             same(input, &encoded, "frame");
+            assert_eq!(Frame::decode(&encoded), Ok(frame));
         }
-        assert_eq!(Frame::decode(&encoded), Ok(frame));
     }
     let g = onion::geometry(1, 64);
     let packet = Packet::from_bytes(input.into());

@@ -12,7 +12,7 @@ use posta_protocol::params::{MAX_ADDRESSES, MAX_EXTENSION_LEN, MAX_EXTENSIONS, M
 
 use super::signed::our_consensus;
 
-/// An empty consensus has four empty lists at its end: parameters, key epochs, relays, extensions.
+/// An empty consensus has five empty lists at its end: parameters, key epochs, mixes that were missed, relays, extensions.
 const EMPTY: [u8; 4] = [0; 4];
 
 /// What stands in front of the lists.
@@ -32,7 +32,7 @@ fn front() -> Vec<u8> {
         extensions: Extensions::default(),
     };
     let mut bytes = body.encode();
-    bytes.truncate(bytes.len() - 4 * EMPTY.len());
+    bytes.truncate(bytes.len() - 5 * EMPTY.len());
     bytes
 }
 
@@ -83,7 +83,7 @@ fn one<T>(value: Option<T>) -> Read<T> {
 }
 
 pub(crate) fn parameters(input: &[u8]) {
-    let body = [front().as_slice(), input, &EMPTY, &EMPTY, &EMPTY].concat();
+    let body = [front().as_slice(), input, &EMPTY, &EMPTY, &EMPTY, &EMPTY].concat();
     let mut last = None;
     let read = list(input, MAX_PARAMETERS, |r| {
         let mut item = || Some((r.u16("code").ok()?, r.u64("value").ok()?));
@@ -112,7 +112,7 @@ pub(crate) fn parameters_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn extensions(input: &[u8]) {
-    let body = [front().as_slice(), &EMPTY, &EMPTY, &EMPTY, input].concat();
+    let body = [front().as_slice(), &EMPTY, &EMPTY, &EMPTY, &EMPTY, input].concat();
     let mut last = None;
     let read = list(input, MAX_EXTENSIONS, |r| {
         let Ok(code) = r.u16("code") else { return Read::Other };
@@ -162,9 +162,9 @@ pub(crate) fn extensions_seeds() -> Vec<Vec<u8>> {
 /// A relay's addresses for links.
 pub(crate) fn addresses(input: &[u8]) {
     let (one_relay, ids, operator) = (1u32.to_le_bytes(), [1; 64], [0; 16]);
-    let (capacity, listed_since) = (EMPTY, [0; 8]);
-    let rest = [EMPTY.as_slice(), &[1, 0], &operator, &capacity, &listed_since, &EMPTY].concat();
-    let body = [front().as_slice(), &EMPTY, &EMPTY, &one_relay, &ids, input, &rest].concat();
+    let (capacity, protocols, class, listed_since) = (EMPTY, [1, 0, 1, 0], [2; 2], [0; 8]);
+    let rest = [EMPTY.as_slice(), &[1, 0], &operator, &capacity, &protocols, &class, &listed_since, &EMPTY].concat();
+    let body = [front().as_slice(), &EMPTY, &EMPTY, &EMPTY, &one_relay, &ids, input, &rest].concat();
     let read = list(input, MAX_ADDRESSES, |r| {
         let ip = match r.u8("kind") {
             Ok(4) => r.array::<4>("IPv4").map(IpAddr::from),

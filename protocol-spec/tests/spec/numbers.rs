@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use posta_protocol::crypto::signature::SIGNATURE_LEN;
 use posta_protocol::document::{Certificate, Header, Request};
-use posta_protocol::end_to_end::{MAX_MESSAGE_LEN, MAX_QUEUES, QueueAddress};
+use posta_protocol::end_to_end::{MAX_FLEETING_LEN, MAX_MESSAGE_LEN, MAX_QUEUES, QueueAddress};
 use posta_protocol::frame::Hello;
 use posta_protocol::geometry::Geometry;
 use posta_protocol::ids;
@@ -154,6 +154,7 @@ fn derived() -> Vec<(&'static str, Value)> {
         ("QUEUE_ADDRESS_LEN", QueueAddress::LEN.into()),
         ("MAX_QUEUES", MAX_QUEUES.into()),
         ("MAX_MESSAGE_LEN", MAX_MESSAGE_LEN.into()),
+        ("MAX_FLEETING_LEN", MAX_FLEETING_LEN.into()),
         ("MAX_BOX_LEN", posta_protocol::command::MAX_BOX_LEN.into()),
         ("RELAY_PREFIX_LEN", size_of::<RelayPrefix>().into()),
         ("INVITATION_VERSION", inner[0].into()),
