@@ -59,6 +59,8 @@ pub(crate) fn descriptor(input: &[u8]) {
     let Ok(unverified) = UnverifiedDescriptor::decode(&bytes) else { return };
     let descriptor = match unverified.verify_as_published() {
         Ok(descriptor) => descriptor,
+        // A family's word is no part of what our signer can make good.
+        Err(Untrusted::Signature("the relay's family")) => return,
         Err(e) => return assert!(at_the_end_of_time(&e), "{e}"),
     };
     assert!(descriptor.mix_keys.iter().all(|(epoch, key)| descriptor.mix_key(*epoch) == Some(key)));

@@ -1,4 +1,4 @@
-//! When people write to each other. A traffic model is one file, or one arm of [`Traffic::next`].
+//! When people write to each other. A traffic model is one file, or one arm of `Traffic::next`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
